@@ -1,0 +1,1 @@
+//! The supervisor's decisions: state, event and time in, actions out.

@@ -1,0 +1,1 @@
+//! Seeded worlds for `propane-core`.

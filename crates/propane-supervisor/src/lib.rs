@@ -1,0 +1,1 @@
+//! The Linux driver of `propane-core`: processes, signals, sockets, readiness.

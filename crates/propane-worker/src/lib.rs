@@ -1,0 +1,1 @@
+//! HTTP worker runtime and the embedded worker.

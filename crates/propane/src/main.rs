@@ -1,0 +1,3 @@
+//! The `propane` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Development tasks: generate, check, sim, bench, load.
+
+fn main() {}
