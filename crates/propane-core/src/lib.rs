@@ -1,1 +1,34 @@
 //! The supervisor's decisions: state, event and time in, actions out.
+//!
+//! Nothing here knows a pid, a clock, a random number generator or an operating system: a driver feeds [`Event`]s and the
+//! time into a [`Supervisor`] and performs the [`Action`]s that come out. The contract for drivers:
+//!
+//! 1. one [`Supervisor::handle_event`],
+//! 2. then [`Supervisor::poll_action`] until it returns `None`, feeding back what the actions cause,
+//! 3. only then wait, until the next event or until [`Supervisor::poll_timeout`], whichever comes first.
+//!
+//! ```
+//! use propane_core::{Action, Event, Policy, Supervisor, Time};
+//!
+//! let mut supervisor = Supervisor::new(Policy::default(), 7);
+//! supervisor.handle_event(Time::from_micros(0), Event::BootRequested);
+//! assert!(matches!(supervisor.poll_action(), Some(Action::Spawn { slot: 0, .. })));
+//! ```
+
+mod action;
+mod event;
+mod policy;
+mod report;
+mod restart;
+mod rng;
+mod supervisor;
+mod time;
+mod worker;
+
+pub use action::{Action, Signal};
+pub use event::{Event, ExitStatus, Generation, Proof, Role, Sample, SpawnError, StopSignal, WorkerId};
+pub use policy::{FdLimits, Policy, RespawnMode};
+pub use report::{FdSeverity, RecycleReason, ReloadFailure, Report, ShutdownCause, StartReason, StopReason};
+pub use supervisor::{Phase, SlotStatus, Status, Supervisor};
+pub use time::Time;
+pub use worker::{Doom, State, Worker, fd_usage_percent};

@@ -1,0 +1,110 @@
+//! What the supervisor is asked to do: the part of the configuration that decisions need, in plain numbers.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What to do when a worker ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RespawnMode {
+    /// Replace it, for ever.
+    Always,
+    /// Leave the slot empty; end when no worker is left (`--no-respawn`).
+    Never,
+    /// End with the first HTTP worker that ends (`--once`).
+    Once,
+}
+
+/// Thresholds on a worker's open file descriptors; 0 switches one off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdLimits {
+    /// Percent of the soft limit from which a warning is reported.
+    pub warn_percent: u32,
+    /// Percent of the soft limit from which the report says critical.
+    pub critical_percent: u32,
+    /// Percent of the soft limit from which the worker is replaced.
+    pub retire_percent: u32,
+    /// Number of descriptors from which the worker is replaced.
+    pub retire_count: u32,
+}
+
+impl FdLimits {
+    /// Whether any threshold is on.
+    pub fn any(&self) -> bool {
+        self.warn_percent > 0 || self.critical_percent > 0 || self.retire_percent > 0 || self.retire_count > 0
+    }
+}
+
+/// Everything that the supervisor's decisions depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// HTTP workers wanted (1 or more).
+    pub http_workers: u32,
+    /// Job workers wanted.
+    pub job_workers: u32,
+    /// Delay before an HTTP worker is replaced.
+    pub respawn_delay: Duration,
+    /// Where the growing delay of a crash loop ends; no growth when not above `respawn_delay`.
+    pub respawn_delay_max: Duration,
+    /// Delay before a job worker is replaced.
+    pub job_respawn_delay: Duration,
+    /// How long a worker may take to finish after TERM, before KILL.
+    pub graceful_timeout: Duration,
+    /// How long a new generation must have been ready before the old one is retired.
+    pub reload_overlap: Duration,
+    /// How many extra workers a reload may run at once; 0 means a whole second set.
+    pub reload_max_surge: u32,
+    /// Whether a replacement may start while its predecessor still runs. False where both would need the port alone.
+    pub overlap_allowed: bool,
+    /// How long a worker may take to become ready.
+    pub boot_timeout: Duration,
+    /// How long a worker that sends heartbeats may be silent.
+    pub heartbeat_timeout: Option<Duration>,
+    /// After what time a worker is replaced (±10 %).
+    pub max_lifetime: Option<Duration>,
+    /// Above which resident size, in KiB, a worker is replaced.
+    pub max_rss_kib: Option<u64>,
+    /// Thresholds on open descriptors.
+    pub fd_limits: FdLimits,
+    /// How often descriptors and memory are looked at.
+    pub sample_interval: Duration,
+    /// After how many failed boots in a row, when no worker was ever ready, the manager gives up; 0 means never.
+    pub start_limit_burst: u32,
+    /// How long to go on serving after the first TERM or INT.
+    pub shutdown_drain: Duration,
+    /// What to do when a worker ends by itself.
+    pub respawn: RespawnMode,
+}
+
+impl Policy {
+    /// Whether workers are looked at periodically at all.
+    pub fn samples(&self) -> bool {
+        self.respawn != RespawnMode::Once && (self.fd_limits.any() || self.max_rss_kib.is_some())
+    }
+}
+
+/// The documented defaults (DESIGN §2.2), for tests and the simulator.
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            http_workers: 4,
+            job_workers: 0,
+            respawn_delay: Duration::from_millis(250),
+            respawn_delay_max: Duration::from_secs(30),
+            job_respawn_delay: Duration::from_millis(250),
+            graceful_timeout: Duration::from_secs(10),
+            reload_overlap: Duration::from_secs(1),
+            reload_max_surge: 0,
+            overlap_allowed: true,
+            boot_timeout: Duration::from_mins(1),
+            heartbeat_timeout: None,
+            max_lifetime: None,
+            max_rss_kib: None,
+            fd_limits: FdLimits { warn_percent: 80, critical_percent: 90, retire_percent: 0, retire_count: 0 },
+            sample_interval: Duration::from_secs(15),
+            start_limit_burst: 0,
+            shutdown_drain: Duration::ZERO,
+            respawn: RespawnMode::Always,
+        }
+    }
+}

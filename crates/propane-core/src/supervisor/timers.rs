@@ -1,0 +1,130 @@
+//! Everything that happens because time passes, in one place.
+
+use std::time::Duration;
+
+use crate::action::{Action, Signal};
+use crate::event::{Role, Sample, WorkerId};
+use crate::report::{RecycleReason, ReloadFailure, Report, StartReason, StopReason};
+use crate::time::Time;
+use crate::worker::{State, Worker, min};
+
+use super::Supervisor;
+
+/// A manager that wakes up later than this after a deadline was not running (stopped, suspended, starved): its workers
+/// are given the time back.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// How long a hung worker has to write its core after ABRT.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Supervisor {
+    /// When `TimePassed` is due, if nothing happens before.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let workers = self.workers.values().filter_map(Worker::deadline);
+        let slots = self.http.iter().chain(&self.jobs).filter_map(|slot| slot.respawn_at);
+        let own = [self.rollout_deadline(), self.stop_deadline(), self.recycle_deadline(), self.sample_at];
+        workers
+            .chain(slots)
+            .fold(None, |first, at| min(first, Some(at)))
+            .into_iter()
+            .chain(own.into_iter().flatten())
+            .min()
+    }
+
+    /// Gives back the time for which the manager itself was asleep.
+    pub(super) fn forgive_oversleeping(&mut self, now: Time) {
+        let late = self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due));
+        if late > OVERSLEPT {
+            self.workers.values_mut().for_each(|worker| worker.forgive(late));
+        }
+    }
+
+    pub(super) fn fire_due(&mut self, now: Time) {
+        self.fire_workers(now);
+        self.fire_respawns(now);
+        self.fire_samples(now);
+    }
+
+    fn fire_workers(&mut self, now: Time) {
+        let is_due = |worker: &Worker| worker.deadline().is_some_and(|at| at <= now);
+        let due: Vec<_> = self.workers.iter().filter(|(_, worker)| is_due(worker)).map(|(id, _)| *id).collect();
+        for id in due {
+            self.fire_worker(now, id);
+        }
+    }
+
+    fn fire_worker(&mut self, now: Time, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let silent = worker.is_wanted() && worker.heartbeat_by.is_some_and(|by| by <= now);
+        match worker.state {
+            State::Starting { .. } | State::Ready if silent => self.heartbeat_timed_out(now, id),
+            State::Starting { .. } => self.boot_timed_out(now, id),
+            State::Ready => self.request_recycle(id, RecycleReason::MaxLifetime, None),
+            State::Draining { reason, .. } | State::Lingering { reason, .. } => self.kill(now, id, reason, true),
+            State::Aborting { .. } => self.kill(now, id, StopReason::HeartbeatTimeout, true),
+            State::Spawning { .. } | State::Killed { .. } => {}
+        }
+    }
+
+    fn boot_timed_out(&mut self, now: Time, id: WorkerId) {
+        let timeout = self.policy.boot_timeout;
+        self.report(Report::WorkerBootTimedOut { worker: id, timeout });
+        self.kill(now, id, StopReason::BootTimeout, false);
+        self.fail_rollout_of(now, id, ReloadFailure::BootTimeout);
+    }
+
+    fn heartbeat_timed_out(&mut self, now: Time, id: WorkerId) {
+        let timeout = self.policy.heartbeat_timeout.unwrap_or_default();
+        self.report(Report::WorkerHeartbeatTimedOut { worker: id, timeout });
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = State::Aborting { kill_at: now + ABORT_TIMEOUT };
+        }
+        self.actions.push_back(Action::Signal { worker: id, signal: Signal::Abort });
+        self.fail_rollout_of(now, id, ReloadFailure::HeartbeatTimeout);
+    }
+
+    fn fire_respawns(&mut self, now: Time) {
+        for role in [Role::Http, Role::Job] {
+            let due: Vec<_> = (0u32..)
+                .zip(self.slots(role).iter())
+                .filter(|(_, slot)| slot.respawn_at.is_some_and(|at| at <= now))
+                .map(|(index, _)| index)
+                .collect();
+            for index in due {
+                self.fill(now, role, index, StartReason::RespawnAfterExit);
+            }
+        }
+    }
+
+    fn fire_samples(&mut self, now: Time) {
+        if !self.phase.is_serving() || self.sample_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.sample_at = self.policy.samples().then(|| now + self.policy.sample_interval);
+        let looked_at = |worker: &Worker| worker.role == Role::Http && worker.is_wanted();
+        let workers: Vec<_> = self.workers.iter().filter(|(_, w)| looked_at(w)).map(|(id, _)| *id).collect();
+        self.actions.extend(workers.into_iter().map(|worker| Action::Sample { worker }));
+    }
+
+    pub(super) fn sampled(&mut self, id: WorkerId, sample: Sample) {
+        let (fd_limits, max_rss_kib) = (self.policy.fd_limits, self.policy.max_rss_kib);
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_wanted()) else { return };
+        let (worse, recycle) = worker.judge(&sample, &fd_limits, max_rss_kib);
+        if let Some(severity) = worse {
+            self.report(Report::WorkerFdPressure { worker: id, severity, sample: sample.clone() });
+        }
+        if let Some(reason) = recycle {
+            self.request_recycle(id, reason, Some(sample));
+        }
+    }
+
+    /// Puts a worker on the list of those to replace, once.
+    fn request_recycle(&mut self, id: WorkerId, reason: RecycleReason, sample: Option<Sample>) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_ready() && !worker.recycling) else {
+            return;
+        };
+        worker.recycling = true;
+        self.recycle_queue.push_back((id, reason));
+        self.report(Report::WorkerRecycleRequested { worker: id, reason, sample });
+    }
+}
