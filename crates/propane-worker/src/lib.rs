@@ -1,1 +1,37 @@
-//! HTTP worker runtime and the embedded worker.
+//! The worker's side of `propane`: an HTTP server for any tower service that starts, reports and ends the way the
+//! manager expects, and the embedded worker built on it.
+//!
+//! ```no_run
+//! # async fn run<S>(app: S) -> Result<(), Box<dyn std::error::Error>>
+//! # where
+//! #     S: tower::Service<
+//! #             hyper::Request<hyper::body::Incoming>,
+//! #             Response = hyper::Response<String>,
+//! #             Error = std::convert::Infallible,
+//! #         > + Clone + Send + 'static,
+//! #     S::Future: Send + 'static,
+//! # {
+//! propane_worker::Server::from_env()?.serve(app).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It knows nothing of the manager's code. They share the environment and socket protocols only: `ARLEN_*` settings,
+//! `LISTEN_FDS` for an inherited socket, `NOTIFY_SOCKET` for `READY=1` and `WATCHDOG=1`, SIGTERM for the drain.
+
+mod access_log;
+mod activity;
+mod connection;
+pub mod embedded;
+mod inherited;
+mod listener;
+mod notify;
+mod request;
+mod server;
+mod settings;
+mod variables;
+
+pub use listener::ListenError;
+pub use server::{ServeError, Server, StartError};
+pub use settings::{LogFormat, Settings, Socket};
+pub use variables::{BadVariables, Problem};

@@ -1,0 +1,100 @@
+//! One line on stderr for each request, where the settings ask for it.
+//!
+//! Off by default: at full speed the lines cost more than the requests, and a production set-up usually logs in front.
+//! Query strings and headers are left out, because they carry secrets.
+
+use std::io::Write as _;
+use std::process;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::{Request, StatusCode};
+
+use crate::listener::Peer;
+use crate::settings::LogFormat;
+
+/// What is known of a request; written when it is over.
+pub(crate) struct Record {
+    format: LogFormat,
+    began: Instant,
+    peer: Peer,
+    method: String,
+    path: String,
+    /// None where the service failed or the client left before there was an answer.
+    pub(crate) status: Option<StatusCode>,
+    /// Bytes of the body that were handed over for sending.
+    pub(crate) bytes: u64,
+}
+
+impl Record {
+    pub(crate) fn begin<B>(format: LogFormat, peer: Peer, request: &Request<B>) -> Self {
+        Self {
+            format,
+            began: Instant::now(),
+            peer,
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
+            status: None,
+            bytes: 0,
+        }
+    }
+
+    /// Writes the line. One that cannot be written is lost: a request must not fail for its log.
+    pub(crate) fn write(&self) {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let line = self.line(since_epoch.as_millis(), self.began.elapsed().as_micros(), process::id());
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds for people, not for sums")]
+    fn line(&self, unix_ms: u128, micros: u128, pid: u32) -> String {
+        let status = self.status.map_or(0, |status| status.as_u16());
+        let duration_ms = micros as f64 / 1000.0;
+        match self.format {
+            // `{:?}` quotes and escapes, so that no path can forge a line.
+            LogFormat::Text => format!(
+                "event=request method={} path={:?} status={status} bytes={} duration_ms={duration_ms} peer={} pid={pid}\n",
+                self.method, self.path, self.bytes, self.peer
+            ),
+            LogFormat::Json => {
+                let object = serde_json::json!({
+                    "event": "request", "time_unix_ms": u64::try_from(unix_ms).unwrap_or(u64::MAX),
+                    "method": self.method, "path": self.path, "status": status, "bytes": self.bytes,
+                    "duration_ms": duration_ms, "peer": self.peer.to_string(), "pid": pid,
+                });
+                format!("{object}\n")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(format: LogFormat, uri: &str) -> Record {
+        let request = Request::builder().uri(uri).body(()).unwrap();
+        let mut record = Record::begin(format, Peer::Unix, &request);
+        record.status = Some(StatusCode::NOT_FOUND);
+        record.bytes = 10;
+        record
+    }
+
+    #[test]
+    fn a_text_line_shows_the_path_escaped_and_without_its_query() {
+        assert_eq!(
+            record(LogFormat::Text, "/a\"b?token=secret").line(0, 1500, 7),
+            "event=request method=GET path=\"/a\\\"b\" status=404 bytes=10 duration_ms=1.5 peer=unix pid=7\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_is_one_object() {
+        let line = record(LogFormat::Json, "/x?token=secret").line(12, 1500, 7);
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["path"], "/x");
+        assert_eq!(object["status"], 404);
+        assert_eq!(object["time_unix_ms"], 12);
+        assert_eq!(object["duration_ms"], 1.5);
+        assert!(line.ends_with("}\n") && line.matches('\n').count() == 1);
+    }
+}
