@@ -1,0 +1,103 @@
+//! One client: a request at a time, for as long as the load runs.
+
+use std::io::{BufReader, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::report::{Failure, Report, Sample};
+use crate::response::{self, Answer, Unanswered};
+use crate::{Mode, Shared, Target};
+
+/// A connection that has carried at least one request.
+type Connection = BufReader<TcpStream>;
+
+pub(crate) fn run(target: &Target, mode: Mode, began: Instant, shared: &Shared) -> Report {
+    let mut client = Client { target, request: request(target, mode), kept: None, report: Report::default() };
+    while !shared.stopped.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        match client.exchange() {
+            Ok(()) => {
+                client.report.succeeded(asked.elapsed());
+                shared.answered_one();
+            }
+            Err((failure, detail)) => client.report.failed(Sample { at: began.elapsed(), failure, detail }),
+        }
+    }
+    client.report
+}
+
+fn request(target: &Target, mode: Mode) -> Vec<u8> {
+    let connection = match mode {
+        Mode::NewConnections => "close",
+        Mode::KeepAlive => "keep-alive",
+    };
+    format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", target.path, target.host).into_bytes()
+}
+
+struct Client<'a> {
+    target: &'a Target,
+    request: Vec<u8>,
+    /// The connection of the last request, if it may carry another.
+    kept: Option<Connection>,
+    report: Report,
+}
+
+impl Client<'_> {
+    fn exchange(&mut self) -> Result<(), (Failure, String)> {
+        if let Some(connection) = self.kept.take() {
+            match self.ask(connection) {
+                Ok(answer) => return judge(answer),
+                Err(unanswered) if may_retry(&unanswered) => self.report.retried += 1,
+                Err(unanswered) => return Err((unanswered.failure, unanswered.detail)),
+            }
+        }
+        let connection = self.connect()?;
+        let answer = self.ask(connection).map_err(|unanswered| (unanswered.failure, unanswered.detail))?;
+        judge(answer)
+    }
+
+    fn connect(&mut self) -> Result<Connection, (Failure, String)> {
+        let failed = |error: std::io::Error| match response::kind(&error) {
+            Failure::Timeout => (Failure::Timeout, format!("connect: {error}")),
+            _ => (Failure::Connect, error.to_string()),
+        };
+        let patience = self.target.patience;
+        let stream = TcpStream::connect_timeout(&self.target.address, patience).map_err(failed)?;
+        let options = stream
+            .set_read_timeout(Some(patience))
+            .and_then(|()| stream.set_write_timeout(Some(patience)))
+            .and_then(|()| stream.set_nodelay(true));
+        options.map_err(failed)?;
+        self.report.connections += 1;
+        Ok(BufReader::new(stream))
+    }
+
+    fn ask(&mut self, mut connection: Connection) -> Result<Answer, Unanswered> {
+        // A server may answer and close before it has read anything, so a failed write is no reason not to read.
+        let written = connection.get_mut().write_all(&self.request);
+        let answer = response::read(&mut connection).map_err(|mut unanswered| {
+            if let Err(error) = written {
+                unanswered.failure = response::kind(&error);
+                unanswered.detail = format!("write: {error}; then: {}", unanswered.detail);
+            }
+            unanswered
+        })?;
+        if answer.keeps_alive {
+            self.kept = Some(connection);
+        }
+        Ok(answer)
+    }
+}
+
+/// RFC 9112 §9.3.1: closed before the first byte of the reply. A server that says nothing at all is another matter.
+fn may_retry(unanswered: &Unanswered) -> bool {
+    unanswered.before_first_byte && unanswered.failure != Failure::Timeout
+}
+
+fn judge(answer: Answer) -> Result<(), (Failure, String)> {
+    match answer.status {
+        200..300 => Ok(()),
+        status => Err((Failure::BadStatus, format!("status {status}"))),
+    }
+}
