@@ -1,1 +1,45 @@
-//! Layers, provenance and the typed `ResolvedConfig`.
+//! The configuration of propane: layers, provenance and the typed [`ResolvedConfig`].
+//!
+//! [`load`] reads the files that [`Inputs`] point at and resolves; everything behind it is pure. No value is ever
+//! defaulted in silence: whatever a layer says that cannot be used is among the [`Resolution`]'s problems.
+
+mod check;
+mod derive;
+pub mod document;
+mod exports;
+mod foreign;
+mod inputs;
+mod layer;
+mod names;
+pub mod openstep;
+mod openstep_data;
+mod options;
+mod origin;
+mod problem;
+pub mod report;
+mod resolve;
+pub mod secrets;
+mod settings;
+mod source;
+mod stack;
+mod tree;
+mod value;
+mod worker;
+mod world;
+
+pub use exports::{Change, changes, worker_exports};
+pub use inputs::{Args, Flag, Inputs};
+pub use layer::LayerKind;
+pub use names::nearest;
+pub use options::{Options, RunOptions};
+pub use origin::{Input, Origin, Position};
+pub use problem::{Code, Place, Problem, Severity};
+pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load, resolve};
+pub use settings::{
+    Cluster, Default, DispatchMode, Export, GROUPS, LogFormat, OPTIONS, PropaneAccessories, Reload, RequestLimits,
+    ResolvedConfig, RuntimeLimits, SETTINGS, Setting, SocketStrategy, setting,
+};
+pub use source::Quote;
+pub use value::{Kind, Misfit, Shape, Value};
+pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice};
+pub use world::{FileRead, Framework, World};

@@ -1,0 +1,206 @@
+//! What is wrong only when several values are looked at together, or when files are missing.
+
+use crate::layer::Leaf;
+use crate::names::{self, Variable};
+use crate::options::{Options, is_environment_name};
+use crate::origin::Origin;
+use crate::problem::{Code, Place, Problem};
+use crate::stack::Stack;
+use crate::value::Value;
+use crate::worker::{Strategy, WorkerChoice};
+use crate::world::{FileRead, Framework, World};
+
+/// The file that makes a directory an app.
+pub(crate) const APP_FILE: &str = "config/app.plist";
+
+/// Variables whose names are probably misspelt, or that Kubernetes made up.
+pub(crate) fn variables(inputs: &crate::Inputs) -> Vec<Problem> {
+    let set = inputs.env.iter().filter(|(_, value)| !value.is_empty());
+    let named = set.filter_map(|(name, value)| Some((name.to_str()?, value.to_string_lossy())));
+    named.filter_map(|(name, value)| unknown_variable(name, names::judge_variable(name, &value))).collect()
+}
+
+fn unknown_variable(name: &str, judged: Variable) -> Option<Problem> {
+    let (code, message, suggestion) = match judged {
+        Variable::Fine => return None,
+        Variable::Meant(meant) => (Code::UnknownVariable, "changes nothing", Some(format!("did you mean {meant}?"))),
+        Variable::Unknown => (Code::UnknownVariable, "changes nothing: propane reads no such variable", None),
+        Variable::ServiceLink => (
+            Code::ServiceLink,
+            "was made up by Kubernetes for a service",
+            Some("set enableServiceLinks: false in the pod, or rename the service".to_owned()),
+        ),
+    };
+    let problem = Problem::warning(code, format!("{name} {message}"));
+    let problem = problem.at_origin(Origin::Env { variable: name.to_owned() });
+    Some(match suggestion {
+        Some(suggestion) => problem.suggest(suggestion),
+        None => problem,
+    })
+}
+
+/// Roots and files that are not there.
+pub(crate) fn files(options: &Options, world: &World, choice: &WorkerChoice) -> Vec<Problem> {
+    let found =
+        [app_root(options, world), framework(options, world), app_file(world, choice), environment(options, world)];
+    found.into_iter().flatten().collect()
+}
+
+fn app_root(options: &Options, world: &World) -> Option<Problem> {
+    let error = world.app_root.as_ref().err()?;
+    let message = format!("cannot read the app root {}: {error}", options.app_root.path.display());
+    Some(Problem::error(Code::AppRoot, message).key("appRoot").at_origin(options.app_root.origin.clone()))
+}
+
+fn framework(options: &Options, world: &World) -> Option<Problem> {
+    let Framework::Invalid(root) = &world.framework else { return None };
+    let origin = options.framework_root.as_ref().map_or(Origin::Builtin, |root| root.origin.clone());
+    Some(
+        Problem::error(Code::FrameworkRoot, format!("invalid framework root: {}", root.display()))
+            .key("frameworkRoot")
+            .at_origin(origin)
+            .expected("an Arlen checkout (GNUmakefile, src/Arlen) or release (build/arlen, bin/propane)"),
+    )
+}
+
+/// Without its file a directory is an app only if something else says what to run.
+fn app_file(world: &World, choice: &WorkerChoice) -> Option<Problem> {
+    if world.app_root.is_err() || world.app_file != FileRead::Missing {
+        return None;
+    }
+    let message = format!("there is no {APP_FILE} in the app root");
+    Some(match choice {
+        WorkerChoice::Embedded => Problem::error(Code::MissingApp, message)
+            .suggest("run propane from an app root, or name it with --app-root DIR or ARLEN_APP_ROOT"),
+        _ => Problem::warning(Code::MissingApp, message).suggest("all settings have their defaults"),
+    })
+}
+
+/// An environment without a file is legal, but its name may be misspelt. That nothing was read for the default
+/// environment of an app that has no environments is no news.
+fn environment(options: &Options, world: &World) -> Option<Problem> {
+    let name = &options.environment.value;
+    let is_default = !options.environment.origin.is_explicit();
+    if world.app_root.is_err() || world.environment_file.exists() || !is_environment_name(name) {
+        return None;
+    }
+    let path = options.environment_file()?;
+    let at = |problem: Problem| match is_default {
+        true => problem.key("environment"),
+        false => problem.key("environment").at_origin(options.environment.origin.clone()),
+    };
+    if let Some(meant) = environment_meant(name, &world.environments) {
+        let message = format!("there is no environment {name:?}: {path} does not exist");
+        return Some(at(Problem::error(Code::UnknownEnvironment, message)).suggest(format!("did you mean {meant}?")));
+    }
+    let is_news = !is_default || !world.environments.is_empty();
+    is_news.then(|| at(Problem::warning(Code::MissingEnvironment, format!("{path} does not exist"))))
+}
+
+/// A name that is nearly the one given, or that it abbreviates.
+fn environment_meant<'w>(name: &str, environments: &'w [String]) -> Option<&'w str> {
+    const SHORTEST: usize = 3;
+    let abbreviates = |other: &&String| name.len() >= SHORTEST && other.starts_with(name);
+    let near = names::nearest(name, environments.iter().map(String::as_str));
+    near.or_else(|| environments.iter().find(abbreviates).map(String::as_str))
+}
+
+/// Settings that contradict each other.
+pub(crate) struct Settings<'s, 'l> {
+    pub(crate) stack: &'s Stack<'l>,
+    pub(crate) choice: &'s WorkerChoice,
+    pub(crate) strategy: Strategy,
+    /// The place of a value, with its source line.
+    pub(crate) place: &'s dyn Fn(&Leaf) -> Place,
+}
+
+impl Settings<'_, '_> {
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let found = [self.jobs(), self.reuse_port(), self.headers(), self.descriptor(), self.node_id()];
+        found.into_iter().flatten().chain(self.descriptor_thresholds()).collect()
+    }
+
+    fn jobs(&self) -> Option<Problem> {
+        let (count, command) = ("propaneAccessories.jobWorkerCount", "propaneAccessories.jobWorkerCommand");
+        match (self.stack.int(count), self.stack.text(command).trim().is_empty()) {
+            (1.., true) => {
+                let message = "--job-worker-count requires --job-worker-cmd (or propane accessories jobWorkerCommand)";
+                Some(self.about(Problem::error(Code::JobsWithoutCommand, message), count))
+            }
+            (0, false) => {
+                let message = format!("{command} is never run, because {count} is 0");
+                Some(self.about(Problem::warning(Code::CommandWithoutJobs, message), command))
+            }
+            _ => None,
+        }
+    }
+
+    fn reuse_port(&self) -> Option<Problem> {
+        let asked = self.stack.winner("enableReusePort")?;
+        if asked.value != Value::Bool(false) || !asked.origin.is_explicit() {
+            return None;
+        }
+        let workers = self.stack.int("propaneAccessories.workerCount");
+        if workers > 1 {
+            let message = format!("enableReusePort = NO is overruled, because {workers} workers share the port");
+            return Some(self.about(Problem::warning(Code::ReusePortOverruled, message), "enableReusePort"));
+        }
+        let message = "enableReusePort = NO: a reload has to stop the old worker before it starts the new one";
+        let problem = self.about(Problem::warning(Code::ReloadGap, message), "enableReusePort");
+        self.strategy.binds_by_itself().then(|| problem.suggest("leave it out, or use socketStrategy = inherit"))
+    }
+
+    fn headers(&self) -> Option<Problem> {
+        let is_on = |key| self.stack.winner(key).is_some_and(|leaf| leaf.value == Value::Bool(true));
+        let is_pointless = is_on("cluster.emitHeaders") && !is_on("cluster.enabled");
+        let problem =
+            Problem::warning(Code::HeadersWithoutCluster, "cluster.emitHeaders has no effect without a cluster");
+        is_pointless.then(|| self.about(problem, "cluster.emitHeaders").suggest("set cluster.enabled = YES"))
+    }
+
+    /// A command that asks for a descriptor under a strategy that has none.
+    fn descriptor(&self) -> Option<Problem> {
+        let is_command = matches!(self.choice, WorkerChoice::Command { .. });
+        let contradicts = is_command && self.choice.takes_descriptor() && self.strategy.binds_by_itself();
+        let message =
+            format!("workerCommand uses {{fd}}, but with socketStrategy = {} there is none", self.strategy.as_str());
+        let problem = Problem::error(Code::Strategy, message).expected("auto, inherit or shared");
+        contradicts.then(|| self.about(problem, "propaneAccessories.socketStrategy"))
+    }
+
+    /// An id that is set, but only to spaces, is not one.
+    fn node_id(&self) -> Option<Problem> {
+        let id = self.stack.text("cluster.nodeID");
+        let problem = Problem::warning(Code::EmptyValue, "cluster.nodeID is blank; the host name is used");
+        (!id.is_empty() && id.trim().is_empty()).then(|| self.about(problem, "cluster.nodeID"))
+    }
+
+    fn descriptor_thresholds(&self) -> Vec<Problem> {
+        let percent = |name: &str| self.stack.int(&format!("propaneAccessories.workerFD{name}Percent"));
+        let (warn, critical, retire) = (percent("Warn"), percent("Critical"), percent("Retire"));
+        let pairs = [
+            (critical > 0 && warn > critical, "Warn", "Critical", "the warning never comes before it is critical"),
+            (retire > 0 && warn > retire, "Warn", "Retire", "workers are replaced before there is a warning"),
+        ];
+        let wrong = pairs.into_iter().filter(|(is_wrong, ..)| *is_wrong);
+        wrong.map(|(_, high, low, consequence)| self.disorder(high, low, consequence)).collect()
+    }
+
+    fn disorder(&self, high: &str, low: &str, consequence: &str) -> Problem {
+        let key = |name| format!("propaneAccessories.workerFD{name}Percent");
+        let (high, low) = (key(high), key(low));
+        let (more, less) = (self.stack.int(&high), self.stack.int(&low));
+        let message = format!("{high} = {more} is above {low} = {less}: {consequence}");
+        self.about(Problem::warning(Code::DescriptorThresholds, message), &high)
+    }
+
+    /// The problem with its key and the place of that key's value.
+    fn about(&self, problem: Problem, key: &str) -> Problem {
+        let explicit = self.stack.winner(key).filter(|leaf| leaf.origin.is_explicit());
+        let problem = problem.key(key);
+        match explicit {
+            Some(leaf) => problem.at((self.place)(leaf)),
+            None => problem,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One layer each: the values it sets, where each of them stands, and what is wrong with the others.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+use figment::value::{Dict, Map};
+use figment::{Metadata, Profile, Provider};
+use serde::Serialize;
+
+use crate::document::{Content, Document, Entry, Node, Span};
+use crate::inputs::Inputs;
+use crate::names;
+use crate::origin::Origin;
+use crate::problem::{Code, Place, Problem};
+use crate::settings::{GROUPS, SETTINGS, Setting};
+use crate::source::Source;
+use crate::value::{Misfit, Value};
+
+/// Unknown keys of one file that are reported one by one.
+const MAX_UNKNOWN_KEYS: usize = 20;
+
+/// The layers. Their order is the precedence, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerKind {
+    /// The table's defaults.
+    Builtin,
+    /// `config/app.plist`.
+    App,
+    /// `config/environments/<env>.plist`.
+    Environment,
+    /// Variables.
+    Variables,
+    /// Flags.
+    Arguments,
+    /// Rules over the others' values.
+    Derived,
+}
+
+/// A layer's valid values.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    pub(crate) kind: LayerKind,
+    pub(crate) leaves: BTreeMap<&'static str, Leaf>,
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+    /// Where in its file it stands.
+    pub(crate) span: Option<Span>,
+}
+
+/// A value that a layer tried to set. It is left out of the layer, so that the next lower one shows in its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Rejected {
+    pub(crate) setting: &'static Setting,
+    pub(crate) kind: LayerKind,
+    pub(crate) problem: Problem,
+}
+
+/// What a layer has besides its values.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) rejected: Vec<Rejected>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl LayerKind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "built-in defaults",
+            Self::App => "app file",
+            Self::Environment => "environment file",
+            Self::Variables => "environment variables",
+            Self::Arguments => "command line",
+            Self::Derived => "derived values",
+        }
+    }
+}
+
+impl Layer {
+    pub(crate) fn new(kind: LayerKind) -> Self {
+        Self { kind, leaves: BTreeMap::new() }
+    }
+
+    pub(crate) fn builtin() -> Self {
+        let leaf = |value| Leaf { value, origin: Origin::Builtin, span: None };
+        let leaves = SETTINGS.iter().filter_map(|setting| Some((setting.key, leaf(setting.default_value()?))));
+        Self { kind: LayerKind::Builtin, leaves: leaves.collect() }
+    }
+
+    pub(crate) fn variables(inputs: &Inputs, findings: &mut Findings) -> Self {
+        let mut layer = Self::new(LayerKind::Variables);
+        for setting in SETTINGS {
+            layer.add_variable(setting, inputs, findings);
+        }
+        layer
+    }
+
+    pub(crate) fn arguments(inputs: &Inputs, findings: &mut Findings) -> Self {
+        let mut layer = Self::new(LayerKind::Arguments);
+        for setting in SETTINGS {
+            if let Some(flag) = setting.flag.and_then(|name| inputs.args.flag(name)) {
+                let origin = Origin::arg(&flag.name, flag.index);
+                layer.add_text(setting, &flag.value, origin, findings);
+            }
+        }
+        layer
+    }
+
+    pub(crate) fn file(kind: LayerKind, source: &Source<'_>, document: &Document<'_>, findings: &mut Findings) -> Self {
+        let mut layer = Self::new(kind);
+        let Content::Dict(entries) = &document.root.content else {
+            let place = Place::in_file(source, document.root.span);
+            let found = document.root.content.describe();
+            let message = format!("{} holds {found} where a dictionary is expected", source.path);
+            findings.problems.push(Problem::error(Code::Syntax, message).at(place));
+            return layer;
+        };
+        let mut unknown = Vec::new();
+        for entry in entries {
+            if GROUPS.contains(&&*entry.key) {
+                layer.add_group(entry, source, findings, &mut unknown);
+            } else if let Some(setting) = names::setting_of(&entry.key) {
+                layer.add_node(setting, &entry.value, source, findings);
+            } else if let Some(meant) = names::key_meant_at_top(&entry.key) {
+                unknown.push((entry.key.to_string(), entry.key_span, Some(meant)));
+            }
+        }
+        findings.report_unknown_keys(source, unknown);
+        layer
+    }
+
+    fn add_group(
+        &mut self,
+        group: &Entry<'_>,
+        source: &Source<'_>,
+        findings: &mut Findings,
+        unknown: &mut Vec<Unknown>,
+    ) {
+        let Content::Dict(entries) = &group.value.content else {
+            let place =
+                Place::in_file(source, group.value.span).label(format!("found {}", group.value.content.describe()));
+            let problem = Problem::error(Code::Type, format!("{} must be a dictionary", group.key)).key(&*group.key);
+            findings.problems.push(problem.at(place).expected(format!("{} = {{ … }};", group.key)));
+            return;
+        };
+        for entry in entries {
+            let key = format!("{}.{}", group.key, entry.key);
+            match names::setting_of(&key) {
+                Some(setting) => self.add_node(setting, &entry.value, source, findings),
+                None => {
+                    unknown.push((key, entry.key_span, names::key_meant_in_group(&group.key, &entry.key)));
+                }
+            }
+        }
+    }
+
+    fn add_node(&mut self, setting: &'static Setting, node: &Node<'_>, source: &Source<'_>, findings: &mut Findings) {
+        match setting.kind.read_content(&node.content) {
+            Ok(value) => {
+                self.leaves.insert(setting.key, Leaf { value, origin: source.origin(node.span), span: node.span });
+            }
+            Err(misfit) => findings.reject(setting, self.kind, Place::in_file(source, node.span), misfit),
+        }
+    }
+
+    fn add_variable(&mut self, setting: &'static Setting, inputs: &Inputs, findings: &mut Findings) {
+        let Some(name) = setting.variable else { return };
+        let legacy = setting.legacy_variable().filter(|legacy| inputs.variable(legacy).is_some());
+        if let Some(legacy) = &legacy {
+            findings.problems.push(deprecated(setting, legacy, name, inputs.variable(name).is_some()));
+        }
+        let name = if inputs.variable(name).is_some() { Some(name.to_owned()) } else { legacy };
+        if let Some(name) = name
+            && let Some(value) = inputs.variable(&name)
+        {
+            self.add_text(setting, value, Origin::Env { variable: name }, findings);
+        }
+    }
+
+    fn add_text(&mut self, setting: &'static Setting, text: &OsStr, origin: Origin, findings: &mut Findings) {
+        let not_text = || Misfit { out_of_range: false, label: "is not UTF-8".to_owned() };
+        match text.to_str().ok_or_else(not_text).and_then(|text| setting.kind.read_text(text)) {
+            Ok(value) => {
+                self.leaves.insert(setting.key, Leaf { value, origin, span: None });
+            }
+            Err(_) if is_service_address(&origin, text) => {
+                findings.rejected.push(Rejected { setting, kind: self.kind, problem: service_link(setting, origin) });
+            }
+            Err(misfit) => findings.reject(setting, self.kind, Place::of(origin), misfit),
+        }
+    }
+}
+
+/// An unknown key, where it stands and what was probably meant.
+type Unknown = (String, Option<Span>, Option<&'static str>);
+
+impl Findings {
+    fn reject(&mut self, setting: &'static Setting, kind: LayerKind, place: Place, misfit: Misfit) {
+        let code = if misfit.out_of_range { Code::Range } else { Code::Type };
+        let expected = setting.kind.expected();
+        let problem = Problem::error(code, format!("{} must be {expected}", setting.key))
+            .key(setting.key)
+            .at(place.label(misfit.label))
+            .expected(expected);
+        self.rejected.push(Rejected { setting, kind, problem });
+    }
+
+    fn report_unknown_keys(&mut self, source: &Source<'_>, unknown: Vec<Unknown>) {
+        let more = unknown.len().saturating_sub(MAX_UNKNOWN_KEYS);
+        for (key, span, meant) in unknown.into_iter().take(MAX_UNKNOWN_KEYS) {
+            let problem = Problem::warning(Code::UnknownKey, format!("{key} is no setting and changes nothing"))
+                .key(key)
+                .at(Place::in_file(source, span));
+            self.problems.push(match meant {
+                Some(meant) => problem.suggest(format!("did you mean {meant}?")),
+                None => problem,
+            });
+        }
+        if more > 0 {
+            let message = format!("{more} more unknown keys in {}", source.path);
+            self.problems.push(Problem::warning(Code::UnknownKey, message));
+        }
+    }
+}
+
+fn deprecated(setting: &Setting, legacy: &str, name: &str, is_hidden: bool) -> Problem {
+    let effect = if is_hidden { format!(" and hidden by {name}") } else { String::new() };
+    Problem::warning(Code::DeprecatedVariable, format!("{legacy} is deprecated{effect}"))
+        .key(setting.key)
+        .at_origin(Origin::Env { variable: legacy.to_owned() })
+        .suggest(format!("use {name} instead"))
+}
+
+fn is_service_address(origin: &Origin, text: &OsStr) -> bool {
+    matches!(origin, Origin::Env { .. }) && text.to_str().is_some_and(names::is_service_address)
+}
+
+fn service_link(setting: &Setting, origin: Origin) -> Problem {
+    let message = format!("{} was made up by Kubernetes for a service of that name, and is no {}", origin, setting.key);
+    Problem::error(Code::ServiceLink, message)
+        .key(setting.key)
+        .at_origin(origin)
+        .expected(setting.kind.expected())
+        .suggest("set enableServiceLinks: false in the pod, or rename the service")
+}
+
+/// How figment sees a layer. Values stay out of its errors and its metadata carries the layer's name, so that the
+/// winner of its merge can be compared with ours.
+impl Provider for &Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.kind.name())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut top = Dict::new();
+        let mut groups: BTreeMap<&str, Dict> = BTreeMap::new();
+        for (key, leaf) in &self.leaves {
+            match key.split_once('.') {
+                Some((group, name)) => {
+                    groups.entry(group).or_default().insert(name.to_owned(), to_figment(&leaf.value))
+                }
+                None => top.insert((*key).to_owned(), to_figment(&leaf.value)),
+            };
+        }
+        top.extend(groups.into_iter().map(|(group, dict)| (group.to_owned(), dict.into())));
+        Ok(Profile::Default.collect(top))
+    }
+}
+
+fn to_figment(value: &Value) -> figment::value::Value {
+    match value {
+        Value::Int(number) => (*number).into(),
+        Value::Bool(on) => (*on).into(),
+        Value::Text(text) => text.as_str().into(),
+        Value::List(words) => words.clone().into(),
+    }
+}

@@ -1,0 +1,454 @@
+//! The OpenStep (ASCII) property list, with a position for every key and value.
+//!
+//! It follows GNUstep's reader, because Arlen's workers read the same file with that. It differs on purpose, and always
+//! with a position: a top level without braces is read, duplicate keys and empty values are remarked on, and keys that
+//! are not strings, lone surrogates and garbage in typed values are errors.
+
+use std::borrow::Cow;
+
+use crate::document::{Content, Document, Entry, Fault, MAX_DEPTH, MAX_VALUES, Node, Remark, RemarkKind, Span};
+use crate::openstep_data::{self as data};
+
+/// Remarks that are reported one by one; a file that earns more has one thing wrong with it many times.
+const MAX_REMARKS: usize = 20;
+
+/// Bytes of words that need no quotes.
+static BARE: [bool; 256] = bare_bytes();
+
+const fn bare_bytes() -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let punctuation = b"!#$%&*+-./:?@^_|~";
+    let mut at = 0;
+    while at < punctuation.len() {
+        table[punctuation[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+/// As a property list writes this text: bare where that is possible, else in double quotes.
+pub fn quoted(text: &str) -> Cow<'_, str> {
+    let is_comment = text.starts_with("//") || text.starts_with("/*");
+    if !text.is_empty() && !is_comment && text.bytes().all(|byte| BARE[usize::from(byte)]) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(always_quoted(text))
+}
+
+/// The text in double quotes.
+pub fn always_quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            control if control.is_control() => out.push_str(&format!("\\U{:04x}", u32::from(control))),
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A typed scalar, as GNUstep writes it.
+pub fn scalar(value: &plist::Value) -> String {
+    match value {
+        plist::Value::Boolean(on) => format!("<*B{}>", if *on { 'Y' } else { 'N' }),
+        plist::Value::Integer(number) => format!("<*I{number}>"),
+        plist::Value::Real(number) => format!("<*R{number}>"),
+        plist::Value::Date(date) => data::write_date(*date),
+        plist::Value::Data(bytes) => data::write_hex(bytes),
+        plist::Value::String(text) => quoted(text).into_owned(),
+        other => always_quoted(&format!("{other:?}")),
+    }
+}
+
+/// Reads a text that is not longer than [`crate::document::MAX_BYTES`].
+pub(crate) fn read(text: &[u8]) -> Result<Document<'_>, Fault> {
+    let mut reader = Reader { text, at: 0, depth: 0, values: 0, remarks: Vec::new(), more_remarks: 0 };
+    let root = reader.document()?;
+    if reader.more_remarks > 0 {
+        let span = reader.here();
+        reader.remarks.push(Remark { span, kind: RemarkKind::AndMore(reader.more_remarks) });
+    }
+    Ok(Document { root, remarks: reader.remarks })
+}
+
+struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+    depth: usize,
+    values: usize,
+    remarks: Vec<Remark>,
+    more_remarks: usize,
+}
+
+type Read<T> = Result<T, Fault>;
+type Key<'a> = (Cow<'a, str>, Span);
+
+impl<'a> Reader<'a> {
+    fn document(&mut self) -> Read<Node<'a>> {
+        self.skip_space()?;
+        if self.peek().is_none() {
+            return Err(self.fault(self.here(), "the file holds no value", "", Some("an empty configuration is {}")));
+        }
+        let first = self.value()?;
+        self.skip_space()?;
+        match (self.peek(), first) {
+            (None, first) => Ok(first),
+            (Some(b'='), Node { content: Content::Text(key), span: Some(span) }) => self.braceless((key, span)),
+            (Some(found), first) => Err(self.after_end(found, &first)),
+        }
+    }
+
+    fn braceless(&mut self, key: Key<'a>) -> Read<Node<'a>> {
+        self.remark(key.1, RemarkKind::Braceless);
+        let start = key.1.start as usize;
+        let entries = self.entries(None, Some(key))?;
+        Ok(Node { content: Content::Dict(entries), span: Some(self.since(start)) })
+    }
+
+    /// Anything after the value of the file.
+    fn after_end(&self, found: u8, first: &Node<'_>) -> Fault {
+        let span = self.character();
+        match (found, &first.content) {
+            (b';', Content::Dict(_)) => {
+                self.fault(span, "more text after the end", "", Some("no ';' follows the last '}' of a file"))
+            }
+            (_, Content::Text(text)) if text.is_empty() => self.unexpected(span, "a value"),
+            (_, Content::Text(_)) => self.fault(span, "expected '=' or the end of the file", "", hint(found)),
+            _ => self.fault(span, "more text after the end", "", None),
+        }
+    }
+
+    fn value(&mut self) -> Read<Node<'a>> {
+        self.skip_space()?;
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(self.fault(self.here(), &format!("more than {MAX_VALUES} values"), "", None));
+        }
+        let start = self.at;
+        let content = match self.peek() {
+            Some(b'"') => Content::Text(self.quoted()?),
+            Some(b'{') => self.nested(Self::dict)?,
+            Some(b'(') => self.nested(Self::array)?,
+            Some(b'<') => Content::Typed(Box::new(self.typed()?)),
+            None => return Err(self.fault(self.here(), "expected a value, but the file ends", "", None)),
+            Some(_) => Content::Text(self.bare()?),
+        };
+        if self.at == start {
+            self.remark(self.character(), RemarkKind::EmptyValue);
+        }
+        Ok(Node { content, span: Some(self.since(start)) })
+    }
+
+    fn nested(&mut self, read: fn(&mut Self) -> Read<Content<'a>>) -> Read<Content<'a>> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(self.fault(self.character(), &format!("nested deeper than {MAX_DEPTH}"), "", None));
+        }
+        let content = read(self)?;
+        self.depth -= 1;
+        Ok(content)
+    }
+
+    fn dict(&mut self) -> Read<Content<'a>> {
+        let open = self.character();
+        self.at += 1;
+        self.entries(Some(open), None).map(Content::Dict)
+    }
+
+    /// Entries up to the brace that closes `open`, or without one up to the end of the file.
+    fn entries(&mut self, open: Option<Span>, mut first: Option<Key<'a>>) -> Read<Vec<Entry<'a>>> {
+        let mut entries = Vec::new();
+        loop {
+            if first.is_none() && self.closes(open)? {
+                break;
+            }
+            let (key, key_span) = match first.take() {
+                Some(key) => key,
+                None => self.key()?,
+            };
+            self.expect_equals(&key)?;
+            let value = self.value()?;
+            entries.push(Entry { key, key_span: Some(key_span), value });
+            let end = self.at;
+            match (self.closes(open)?, self.peek()) {
+                (true, _) => break,
+                (false, Some(b';')) => self.at += 1,
+                (false, found) => return Err(self.no_semicolon(end, found)),
+            }
+        }
+        self.drop_duplicates(&mut entries);
+        Ok(entries)
+    }
+
+    /// Whether the dictionary ends here. A missing `}` is blamed on the `{` that nothing closes.
+    fn closes(&mut self, open: Option<Span>) -> Read<bool> {
+        self.skip_space()?;
+        match (self.peek(), open) {
+            (None, None) => Ok(true),
+            (None, Some(open)) => Err(self.fault(open, "this '{' is never closed", "", None)),
+            (Some(b'}'), Some(_)) => {
+                self.at += 1;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn expect_equals(&mut self, key: &str) -> Read<()> {
+        self.skip_space()?;
+        match self.peek() {
+            Some(b'=') => {
+                self.at += 1;
+                Ok(())
+            }
+            None => Err(self.fault(self.here(), "expected '=', but the file ends", "", None)),
+            Some(b'}' | b')' | b';') if key.is_empty() => Err(self.unexpected(self.character(), "a key")),
+            Some(found) => {
+                let colon = key.ends_with(':').then_some("a dictionary is written { key = value; }");
+                Err(self.fault(
+                    self.character(),
+                    &format!("expected '=' after the key {key:?}"),
+                    "",
+                    colon.or(hint(found)),
+                ))
+            }
+        }
+    }
+
+    /// What follows a value is neither `;` nor the end of its dictionary. A value that ends its line lacks the `;`
+    /// there, whatever the next line holds.
+    fn no_semicolon(&self, end: usize, found: Option<u8>) -> Fault {
+        let between = &self.text[end..self.at];
+        if found.is_some_and(|byte| BARE[usize::from(byte)] || byte == b'"') && between.contains(&b'\n') {
+            return self.fault(span(end.saturating_sub(1), end), "expected ';' after this value", "", None);
+        }
+        self.fault(self.character(), "expected ';' or '}'", "", found.and_then(hint))
+    }
+
+    /// The last of several equal keys wins, as it does in GNUstep.
+    fn drop_duplicates(&mut self, entries: &mut Vec<Entry<'a>>) {
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by(|a, b| entries[*a].key.cmp(&entries[*b].key));
+        let mut losers: Vec<(usize, usize)> = order
+            .windows(2)
+            .map(|pair| (pair[0], pair[1]))
+            .filter(|(a, b)| entries[*a].key == entries[*b].key)
+            .collect();
+        if losers.is_empty() {
+            return;
+        }
+        losers.sort_unstable();
+        for (loser, again) in &losers {
+            let (Some(span), Some(again)) = (entries[*loser].key_span, entries[*again].key_span) else { continue };
+            self.remark(span, RemarkKind::DuplicateKey { key: entries[*loser].key.clone().into_owned(), again });
+        }
+        let mut index = 0..;
+        entries.retain(|_| {
+            let index = index.next().unwrap_or_default();
+            losers.binary_search_by_key(&index, |(loser, _)| *loser).is_err()
+        });
+    }
+
+    fn array(&mut self) -> Read<Content<'a>> {
+        let open = self.character();
+        self.at += 1;
+        let mut items = Vec::new();
+        loop {
+            self.skip_space()?;
+            match self.peek() {
+                Some(b')') => break,
+                None => return Err(self.fault(open, "this '(' is never closed", "", None)),
+                Some(_) => items.push(self.value()?),
+            }
+            self.skip_space()?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b')') => break,
+                None => return Err(self.fault(open, "this '(' is never closed", "", None)),
+                Some(found) => return Err(self.fault(self.character(), "expected ',' or ')'", "", hint(found))),
+            }
+        }
+        self.at += 1;
+        Ok(Content::Array(items))
+    }
+
+    fn key(&mut self) -> Read<Key<'a>> {
+        let start = self.at;
+        let key = match self.peek() {
+            Some(b'"') => self.quoted()?,
+            Some(b'<' | b'{' | b'(') => {
+                return Err(self.fault(self.character(), "expected a key", "", Some("a key is a word or quoted text")));
+            }
+            _ => self.bare()?,
+        };
+        Ok((key, self.since(start)))
+    }
+
+    fn bare(&mut self) -> Read<Cow<'a, str>> {
+        let start = self.at;
+        let length = self.text[start..].iter().position(|byte| !BARE[usize::from(*byte)]);
+        self.at = length.map_or(self.text.len(), |length| start + length);
+        self.utf8(start, self.at).map(Cow::Borrowed)
+    }
+
+    fn quoted(&mut self) -> Read<Cow<'a, str>> {
+        let open = self.character();
+        let start = self.at + 1;
+        let mut escaped = false;
+        let mut end = start;
+        loop {
+            match self.text.get(end) {
+                Some(b'"') => break,
+                Some(b'\\') => (escaped, end) = (true, end + 2),
+                Some(_) => end += 1,
+                None => return Err(self.fault(open, "this quoted text is never closed", "", None)),
+            }
+        }
+        self.at = end + 1;
+        let raw = self.utf8(start, end)?;
+        match escaped {
+            false => Ok(Cow::Borrowed(raw)),
+            true => data::unescape(raw).map(Cow::Owned).map_err(|(at, length)| {
+                self.fault(span(start + at, start + at + length), "half of a surrogate pair", "", None)
+            }),
+        }
+    }
+
+    fn utf8(&self, start: usize, end: usize) -> Read<&'a str> {
+        std::str::from_utf8(&self.text[start..end]).map_err(|error| {
+            let at = start + error.valid_up_to();
+            self.fault(span(at, at + 1), "this is not UTF-8", "", Some("save the file as UTF-8"))
+        })
+    }
+
+    /// Data, or a typed value: everything between angle brackets.
+    fn typed(&mut self) -> Read<plist::Value> {
+        let open = self.at;
+        self.at += 1;
+        match self.peek() {
+            Some(b'*') => self.typed_scalar(open),
+            Some(b'[') => self.enclosed(open, b"]>", data::base64).map(plist::Value::Data),
+            _ => self.hex(open).map(plist::Value::Data),
+        }
+    }
+
+    fn typed_scalar(&mut self, open: usize) -> Read<plist::Value> {
+        self.enclosed(open, b">", |body| data::scalar(std::str::from_utf8(body).ok()?))
+    }
+
+    /// What `read` makes of the bytes after the opening character here, up to `close`.
+    fn enclosed<T>(&mut self, open: usize, close: &[u8], read: impl FnOnce(&[u8]) -> Option<T>) -> Read<T> {
+        let body = &self.text[self.at + 1..];
+        let Some(length) = body.windows(close.len()).position(|window| window == close) else {
+            return Err(self.fault(span(open, open + 1), "this '<' is never closed", "", None));
+        };
+        self.at += 1 + length + close.len();
+        read(&body[..length])
+            .ok_or_else(|| self.fault(self.since(open), "this is no typed value", "", Some(data::FORMS)))
+    }
+
+    fn hex(&mut self, open: usize) -> Read<Vec<u8>> {
+        let mut bytes = Vec::new();
+        loop {
+            self.skip_space()?;
+            match self.text.get(self.at..).unwrap_or_default() {
+                [b'>', ..] => break,
+                [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    bytes.push(data::hex_digit(*high) << 4 | data::hex_digit(*low));
+                    self.at += 2;
+                }
+                [] => return Err(self.fault(span(open, open + 1), "this '<' is never closed", "", None)),
+                _ => {
+                    let help = Some("data is written in pairs of hexadecimal digits: <0fbd77>");
+                    return Err(self.fault(self.character(), "expected two hexadecimal digits or '>'", "", help));
+                }
+            }
+        }
+        self.at += 1;
+        Ok(bytes)
+    }
+
+    fn skip_space(&mut self) -> Read<()> {
+        loop {
+            match self.text.get(self.at..).unwrap_or_default() {
+                [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, ..] => self.at += 1,
+                [b'/', b'/', rest @ ..] => {
+                    self.at += 2 + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+                }
+                [b'/', b'*', rest @ ..] => match rest.windows(2).position(|pair| pair == b"*/") {
+                    Some(length) => self.at += 2 + length + 2,
+                    None => {
+                        return Err(self.fault(span(self.at, self.at + 2), "this comment is never closed", "", None));
+                    }
+                },
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn here(&self) -> Span {
+        span(self.at, self.at)
+    }
+
+    fn since(&self, start: usize) -> Span {
+        span(start, self.at)
+    }
+
+    /// The whole character here, however many bytes it has.
+    fn character(&self) -> Span {
+        let rest = &self.text[self.at.min(self.text.len())..];
+        let more = rest.iter().skip(1).take_while(|byte| **byte & 0xc0 == 0x80).take(3).count();
+        span(self.at, self.at + usize::from(!rest.is_empty()) + more)
+    }
+
+    fn remark(&mut self, span: Span, kind: RemarkKind) {
+        if self.remarks.len() < MAX_REMARKS {
+            self.remarks.push(Remark { span, kind });
+        } else {
+            self.more_remarks += 1;
+        }
+    }
+
+    fn unexpected(&self, span: Span, wanted: &str) -> Fault {
+        let found = self.peek().and_then(hint);
+        self.fault(span, &format!("expected {wanted}"), "", found)
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as a sentence at every call")]
+    fn fault(&self, span: Span, message: &str, label: &str, help: Option<&str>) -> Fault {
+        Fault { span: Some(span), message: message.into(), label: label.into(), help: help.map(Into::into) }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a text has at most MAX_BYTES bytes")]
+fn span(start: usize, end: usize) -> Span {
+    Span { start: start as u32, end: end as u32 }
+}
+
+/// What people who write this character usually have in mind.
+fn hint(found: u8) -> Option<&'static str> {
+    match found {
+        b'\'' => Some("text is quoted with double quotes"),
+        b'[' | b']' => Some("a list is written ( a, b )"),
+        b',' => Some("entries of a dictionary end with ';'"),
+        b'$' | b'{' | b'}' | b'\\' | b'`' | b'<' | b'>' => Some("text with this character needs double quotes"),
+        0x80.. => Some("text with characters outside ASCII needs double quotes"),
+        byte if BARE[usize::from(byte)] => Some("text with spaces needs double quotes"),
+        _ => None,
+    }
+}

@@ -1,0 +1,67 @@
+//! Problems as text for people.
+
+use annotate_snippets::{
+    AnnotationKind, Element, Group, Level, Origin as Location, Renderer, Snippet, normalize_untrusted_str,
+};
+
+use crate::origin::Origin;
+use crate::problem::{Place, Problem, Severity};
+
+/// Several lines: the message, each place with its source line, what was expected and what to do.
+pub fn render(problem: &Problem, coloured: bool) -> String {
+    let level = match problem.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let title = level.primary_title(normalize_untrusted_str(&problem.message)).id(problem.code.as_str());
+    let places = problem.place.iter().chain(&problem.related);
+    let mut group = Group::with_title(title);
+    for (index, place) in places.enumerate() {
+        group =
+            group.elements(elements(place, if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context }));
+    }
+    if let Some(expected) = &problem.expected {
+        group = group.element(Level::NOTE.message(format!("expected {}", normalize_untrusted_str(expected))));
+    }
+    if let Some(suggestion) = &problem.suggestion {
+        group = group.element(Level::HELP.message(normalize_untrusted_str(suggestion)));
+    }
+    let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+    renderer.render(&[group])
+}
+
+/// One line for a log: `error: config/app.plist:5:19: port must be a whole number from 1 to 65535 (found "x")`.
+pub fn one_line(problem: &Problem) -> String {
+    let severity = match problem.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    let place = problem.place.as_ref();
+    let location = place.map_or(String::new(), |place| format!("{}: ", place.origin));
+    let label =
+        place.filter(|place| !place.label.is_empty()).map_or(String::new(), |place| format!(" ({})", place.label));
+    let suggestion = problem.suggestion.as_ref().map_or(String::new(), |suggestion| format!("; {suggestion}"));
+    normalize_untrusted_str(&format!("{severity}: {location}{}{label}{suggestion}", problem.message))
+}
+
+fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
+    let name = match &place.origin {
+        Origin::File { path, .. } => path.clone(),
+        other => other.to_string(),
+    };
+    let Some(quote) = &place.quote else { return unquoted(place, name) };
+    let marked = quote.start..quote.end;
+    let annotation = kind.span(marked).label(place.label.clone());
+    let snippet = Snippet::source(quote.text.clone()).line_start(quote.line).path(name).annotation(annotation);
+    vec![snippet.into()]
+}
+
+fn unquoted(place: &Place, name: String) -> Vec<Element<'static>> {
+    let location = Location::path(normalize_untrusted_str(&name));
+    let location = match &place.origin {
+        Origin::File { position: Some(at), .. } => location.line(at.line).char_column(at.column),
+        _ => location,
+    };
+    let label = (!place.label.is_empty()).then(|| Level::NOTE.message(normalize_untrusted_str(&place.label)).into());
+    std::iter::once(location.into()).chain(label).collect()
+}

@@ -1,0 +1,411 @@
+//! From inputs and facts to a resolution. Pure: the same arguments always give the same result.
+
+use serde::Serialize;
+
+use crate::check::{self, APP_FILE};
+use crate::derive::derive;
+use crate::document::{self, Content, Document, RemarkKind};
+use crate::inputs::Inputs;
+use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
+use crate::options::{self, Options, RunOptions};
+use crate::origin::Origin;
+use crate::problem::{Code, Place, Problem, Severity};
+use crate::secrets::{has_url_user, is_secret_key};
+use crate::settings::{Reload, ResolvedConfig, SETTINGS, Setting, SocketStrategy};
+use crate::source::Source;
+use crate::stack::Stack;
+use crate::tree;
+use crate::value::Value;
+use crate::worker::{Strategy, Worker, WorkerChoice};
+use crate::world::{FileRead, Framework, World};
+
+/// A configuration with everything that can be said about it.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// The values to act on. Where a layer's value is invalid, the next lower layer's stands here.
+    pub config: ResolvedConfig,
+    /// How to run.
+    pub run: RunOptions,
+    /// What workers run.
+    pub worker: Worker,
+    /// How workers get their connections.
+    pub strategy: Strategy,
+    /// Every value with its origin: settings in the table's order, then options, then the app's own keys.
+    pub settings: Vec<ResolvedSetting>,
+    /// Everything that is wrong, in the order of the layers.
+    pub problems: Vec<Problem>,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerInfo>,
+    /// The merged files, untouched: app keys included, secrets not masked.
+    pub tree: plist::Dictionary,
+}
+
+/// A value, where it came from and what it overrode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedSetting {
+    /// Its key.
+    pub key: String,
+    /// Its value; `None` where each worker has its own default.
+    pub value: Option<Value>,
+    /// Name of its type.
+    pub kind: &'static str,
+    /// Where the value came from.
+    pub origin: Origin,
+    /// What lost against it, from the nearest layer down.
+    pub overrides: Vec<Override>,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+    /// What a reload does with a change.
+    pub reload: Reload,
+    /// Whether it is the app's own and not one of the table's.
+    pub app: bool,
+}
+
+/// A value that lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// What is known about a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerInfo {
+    /// Which one.
+    pub kind: LayerKind,
+    /// Its file, relative to the app root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What became of its file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<FileState>,
+    /// How many settings it sets.
+    pub values: usize,
+}
+
+/// What became of a layer's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileState {
+    /// It was read.
+    Read,
+    /// There is none.
+    Missing,
+    /// It cannot be read, or is no property list.
+    Unreadable,
+}
+
+impl Resolution {
+    /// Whether a start is refused.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
+
+    /// A setting or option by its key.
+    pub fn setting(&self, key: &str) -> Option<&ResolvedSetting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+/// Gathers the facts that the inputs point at, and resolves. What is wrong, even all of it, is among the problems.
+pub fn load(inputs: &Inputs) -> Resolution {
+    let options = Options::of(inputs);
+    let world = World::look(&options, inputs);
+    resolve(inputs, &options, &world)
+}
+
+/// Resolves.
+pub fn resolve(inputs: &Inputs, options: &Options, world: &World) -> Resolution {
+    let environment_path = options.environment_file().unwrap_or_default();
+    let files = [
+        FileLayer::read(LayerKind::App, APP_FILE, &world.app_file),
+        FileLayer::read(LayerKind::Environment, &environment_path, &world.environment_file),
+    ];
+    let sources: Vec<_> = files.iter().map(|file| (file.kind, &file.source)).collect();
+
+    let mut findings = Findings::default();
+    let mut layers = vec![Layer::builtin()];
+    layers.extend(files.iter().map(|file| file.layer(&mut findings)));
+    layers.push(Layer::variables(inputs, &mut findings));
+    layers.push(Layer::arguments(inputs, &mut findings));
+
+    let stack = Stack::new(&layers);
+    let (worker, command_problem) = choose_worker(&stack, options, world, &sources);
+    let strategy = Strategy::effective(asked_strategy(&stack), &worker.choice);
+    let derived = derive(&stack, strategy, inputs.hostname.as_deref());
+
+    let place = |leaf: &Leaf| place_of(leaf, &sources);
+    let settings = check::Settings { stack: &stack, choice: &worker.choice, strategy, place: &place };
+    let mut problems = options.problems.clone();
+    problems.extend(check::files(options, world, &worker.choice));
+    problems.extend(findings.problems);
+    problems.extend(findings.rejected.into_iter().map(|rejected| judge(rejected, &stack, &place)));
+    problems.extend(command_problem);
+    problems.extend(check::variables(inputs));
+    problems.extend(settings.problems());
+    problems.sort_by_cached_key(order);
+
+    let stack = Stack::new(layers.iter().chain([&derived]));
+    let trees: Vec<_> = files.iter().filter_map(FileLayer::tree).collect();
+    let framework = match &world.framework {
+        Framework::Found { root, .. } => Some(root.as_path()),
+        Framework::None | Framework::Invalid(_) => None,
+    };
+    let physical = world.app_root.as_ref().ok().map(std::path::PathBuf::as_path);
+    Resolution {
+        config: stack.merge(),
+        run: options.run_options(inputs, physical, framework),
+        settings: SETTINGS
+            .iter()
+            .map(|row| table_setting(row, &stack))
+            .chain(option_settings(options, inputs, framework))
+            .chain(tree::app_settings(&trees))
+            .collect(),
+        worker,
+        strategy,
+        problems,
+        layers: layers.iter().chain([&derived]).map(|layer| layer_info(layer, &files)).collect(),
+        tree: tree::merged(&trees),
+    }
+}
+
+/// A file on its way to being a layer.
+struct FileLayer<'w> {
+    kind: LayerKind,
+    source: Source<'w>,
+    read: &'w FileRead,
+    document: Option<Result<Document<'w>, document::Fault>>,
+}
+
+impl<'w> FileLayer<'w> {
+    fn read(kind: LayerKind, path: &'w str, read: &'w FileRead) -> Self {
+        let document = matches!(read, FileRead::Read(_)).then(|| document::read(read.bytes()));
+        Self { kind, source: Source::new(path, read.bytes()), read, document }
+    }
+
+    fn layer(&self, findings: &mut Findings) -> Layer {
+        match (&self.document, self.read) {
+            (Some(Ok(document)), _) => {
+                findings.problems.extend(document.remarks.iter().map(|remark| self.remark(remark)));
+                return Layer::file(self.kind, &self.source, document, findings);
+            }
+            (Some(Err(fault)), _) => findings.problems.push(self.syntax_error(fault)),
+            (None, FileRead::Unreadable(error)) => {
+                let message = format!("cannot read {}: {error}", self.source.path);
+                let place = Place::in_file(&self.source, None);
+                findings.problems.push(Problem::error(Code::Unreadable, message).at(place));
+            }
+            (None, _) => {}
+        }
+        Layer::new(self.kind)
+    }
+
+    fn syntax_error(&self, fault: &document::Fault) -> Problem {
+        let message = match fault.span {
+            Some(_) => fault.message.clone(),
+            None => format!("{} {}", self.source.path, fault.message),
+        };
+        let place = Place::in_file(&self.source, fault.span).label(fault.label.clone());
+        let problem = Problem::error(Code::Syntax, message).at(place);
+        match &fault.help {
+            Some(help) => problem.suggest(help.clone()),
+            None => problem,
+        }
+    }
+
+    fn remark(&self, remark: &document::Remark) -> Problem {
+        let place = Place::in_file(&self.source, Some(remark.span));
+        match &remark.kind {
+            RemarkKind::Braceless => {
+                let message = format!("{} has no braces around it, which Arlen's own reader needs", self.source.path);
+                Problem::warning(Code::Braceless, message).at(place).suggest("write { before it and } after it")
+            }
+            RemarkKind::DuplicateKey { key, again } => {
+                let again = Place::in_file(&self.source, Some(*again)).label("this one counts");
+                let message = format!("{key} is set twice in one dictionary");
+                Problem::warning(Code::DuplicateKey, message).at(place.label("no effect")).related(again)
+            }
+            RemarkKind::EmptyValue => Problem::warning(Code::EmptyValue, "a value without any text is taken as empty")
+                .at(place)
+                .suggest("write \"\" if that is meant"),
+            RemarkKind::AndMore(count) => {
+                Problem::warning(Code::DuplicateKey, format!("{count} more of these in {}", self.source.path))
+            }
+        }
+    }
+
+    fn tree(&self) -> Option<tree::File<'_>> {
+        match &self.document.as_ref()?.as_ref().ok()?.root.content {
+            Content::Dict(entries) => Some((entries, &self.source)),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> FileState {
+        match (&self.document, self.read) {
+            (Some(Ok(_)), _) => FileState::Read,
+            (None, FileRead::Missing) => FileState::Missing,
+            _ => FileState::Unreadable,
+        }
+    }
+}
+
+type Sources<'s> = [(LayerKind, &'s Source<'s>)];
+
+/// The place of a value, quoted where it stands in a file.
+fn place_of(leaf: &Leaf, sources: &Sources<'_>) -> Place {
+    let is_its_file = |source: &Source<'_>| matches!(&leaf.origin, Origin::File { path, .. } if path == source.path);
+    match sources.iter().find(|(_, source)| is_its_file(source)) {
+        Some((_, source)) => Place::in_file(source, leaf.span),
+        None => Place::of(leaf.origin.clone()),
+    }
+}
+
+/// An invalid value is an error in whatever layer, and says what hides it. Only a service link, which nobody wrote, is
+/// forgiven where it is hidden.
+fn judge(rejected: Rejected, stack: &Stack<'_>, place: &dyn Fn(&Leaf) -> Place) -> Problem {
+    let hides = stack.candidates(rejected.setting.key).find(|(kind, _)| *kind > rejected.kind);
+    let mut problem = rejected.problem;
+    if let Some((_, leaf)) = hides {
+        problem = problem.related(place(leaf).label("hidden today by this value"));
+        if problem.code == Code::ServiceLink {
+            problem.severity = Severity::Warning;
+        }
+    }
+    problem
+}
+
+/// Problems are told in the order of the layers, those of one file from its top down.
+fn order(problem: &Problem) -> (u8, String, usize, usize) {
+    match problem.place.as_ref().map(|place| &place.origin) {
+        Some(Origin::File { path, position }) => {
+            let (line, column) = position.map_or((0, 0), |at| (at.line, at.column));
+            (1, path.clone(), line, column)
+        }
+        Some(Origin::Env { .. }) => (2, String::new(), 0, 0),
+        Some(Origin::Arg { index, .. }) => (3, String::new(), *index, 0),
+        Some(Origin::Builtin | Origin::Derived { .. }) | None => (0, String::new(), 0, 0),
+    }
+}
+
+fn asked_strategy(stack: &Stack<'_>) -> SocketStrategy {
+    let asked = stack.text("propaneAccessories.socketStrategy");
+    SocketStrategy::ALL.into_iter().find(|word| word.as_str() == asked).unwrap_or(SocketStrategy::Auto)
+}
+
+fn choose_worker(
+    stack: &Stack<'_>,
+    options: &Options,
+    world: &World,
+    sources: &Sources<'_>,
+) -> (Worker, Option<Problem>) {
+    const KEY: &str = "propaneAccessories.workerCommand";
+    let root = world.app_root.as_ref().unwrap_or(&options.app_root.path);
+    let leaf = stack.winner(KEY).filter(|_| !stack.text(KEY).trim().is_empty());
+    let (command, problem) = match leaf.map(|leaf| (leaf, shell_words::split(stack.text(KEY)))) {
+        None => (None, None),
+        Some((leaf, Ok(words))) if !words.is_empty() => (Some((words, leaf.origin.to_string())), None),
+        Some((leaf, _)) => {
+            let message = "propaneAccessories.workerCommand cannot be split into words: a quote is never closed";
+            let problem = Problem::error(Code::WorkerCommand, message).key(KEY).at(place_of(leaf, sources));
+            // It still is a command, so that nothing else is said about what would run without it.
+            (Some((vec![stack.text(KEY).to_owned()], leaf.origin.to_string())), Some(problem))
+        }
+    };
+    (WorkerChoice::choose(command, root, world), problem)
+}
+
+fn table_setting(row: &Setting, stack: &Stack<'_>) -> ResolvedSetting {
+    let mut candidates = stack.candidates(row.key).map(|(_, leaf)| leaf);
+    let winner = candidates.next();
+    let value = winner.map(|leaf| leaf.value.clone());
+    let overrides: Vec<_> =
+        candidates.map(|leaf| Override { value: leaf.value.clone(), origin: leaf.origin.clone() }).collect();
+    let holds_user = |value: &Value| matches!(value, Value::Text(text) if has_url_user(text));
+    let secret = is_secret_key(row.key) || value.iter().chain(overrides.iter().map(|lost| &lost.value)).any(holds_user);
+    ResolvedSetting {
+        key: row.key.to_owned(),
+        value,
+        kind: row.kind.name(),
+        origin: winner.map_or(Origin::Builtin, |leaf| leaf.origin.clone()),
+        overrides,
+        secret,
+        reload: row.reload,
+        app: false,
+    }
+}
+
+fn option_settings(options: &Options, inputs: &Inputs, framework: Option<&std::path::Path>) -> Vec<ResolvedSetting> {
+    let path = |path: &std::path::Path| Some(Value::Text(path.display().to_string()));
+    let switch = |key, given: &options::Given<bool>| option_setting(key, Some(Value::Bool(given.value)), &given.origin);
+    let around = Origin::Derived { rule: "the directory around this program".to_owned(), inputs: Vec::new() };
+    let framework_origin = match (&options.framework_root, framework) {
+        (Some(given), _) => given.origin.clone(),
+        (None, Some(_)) => around,
+        (None, None) => Origin::Builtin,
+    };
+    let log = options.lifecycle_log.as_ref();
+    let mut settings = vec![
+        option_setting(
+            "environment",
+            Some(Value::Text(options.environment.value.clone())),
+            &options.environment.origin,
+        ),
+        option_setting("appRoot", path(&options.app_root.path), &options.app_root.origin),
+        option_setting("frameworkRoot", framework.and_then(path), &framework_origin),
+        option_setting("pidFile", path(&options.pid_file.path), &options.pid_file.origin),
+        option_setting(
+            "lifecycleLog",
+            log.map_or_else(|| options::option("lifecycleLog").default_value(), |log| path(&log.path)),
+            &log.map_or(Origin::Builtin, |log| log.origin.clone()),
+        ),
+        switch("noRespawn", &options.no_respawn),
+        switch("once", &options.once),
+        switch("printRoutes", &options.print_routes),
+    ];
+    settings.extend(worker_args(inputs));
+    settings
+}
+
+fn option_setting(key: &str, value: Option<Value>, origin: &Origin) -> ResolvedSetting {
+    let row = options::option(key);
+    let default = row.default_value().filter(|_| origin.is_explicit());
+    ResolvedSetting {
+        key: key.to_owned(),
+        value,
+        kind: row.kind.name(),
+        origin: origin.clone(),
+        overrides: default.map(|value| Override { value, origin: Origin::Builtin }).into_iter().collect(),
+        secret: false,
+        reload: row.reload,
+        app: false,
+    }
+}
+
+/// The words after `--`, where there are any.
+fn worker_args(inputs: &Inputs) -> Option<ResolvedSetting> {
+    let words: Vec<_> = inputs.args.worker_args.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let origin = Origin::Arg { flag: "--".to_owned(), index: inputs.args.separator };
+    (!words.is_empty()).then(|| ResolvedSetting {
+        key: "workerArgs".to_owned(),
+        kind: "list",
+        secret: words.iter().any(|word| has_url_user(word)),
+        value: Some(Value::List(words)),
+        origin,
+        overrides: Vec::new(),
+        reload: Reload::Restart,
+        app: false,
+    })
+}
+
+fn layer_info(layer: &Layer, files: &[FileLayer<'_>]) -> LayerInfo {
+    let file = files.iter().find(|file| file.kind == layer.kind && !file.source.path.is_empty());
+    LayerInfo {
+        kind: layer.kind,
+        path: file.map(|file| file.source.path.to_owned()),
+        state: file.map(FileLayer::state),
+        values: layer.leaves.len(),
+    }
+}

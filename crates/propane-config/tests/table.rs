@@ -1,0 +1,51 @@
+//! The table of settings agrees with what is made from it.
+
+use std::collections::BTreeSet;
+
+use propane_config::{Inputs, SETTINGS, changes, load};
+
+/// Every path to a leaf, dotted.
+fn leaves(prefix: &str, value: &serde_json::Value, out: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(pairs) => {
+            for (key, value) in pairs {
+                leaves(&format!("{prefix}.{key}"), value, out);
+            }
+        }
+        _ => {
+            out.insert(prefix.trim_start_matches('.').to_owned());
+        }
+    }
+}
+
+#[test]
+fn every_row_is_a_field_of_the_typed_configuration_and_every_field_a_row() {
+    let config = load(&Inputs::default()).config;
+    let mut fields = BTreeSet::new();
+    leaves("", &serde_json::to_value(&config).unwrap(), &mut fields);
+    let rows: BTreeSet<_> = SETTINGS.iter().map(|row| row.key.to_owned()).collect();
+    assert_eq!(fields, rows);
+}
+
+#[test]
+fn no_two_rows_share_a_name() {
+    let names = |name: fn(&propane_config::Setting) -> Option<String>| {
+        let all: Vec<_> = SETTINGS.iter().chain(propane_config::OPTIONS).filter_map(name).collect();
+        let distinct: BTreeSet<_> = all.iter().cloned().collect();
+        assert_eq!(all.len(), distinct.len(), "{all:?}");
+    };
+    names(|row| Some(row.key.to_owned()));
+    names(|row| row.variable.map(ToOwned::to_owned));
+    names(|row| row.flag.map(ToOwned::to_owned));
+}
+
+#[test]
+fn a_changed_field_is_a_change_of_its_row_and_of_no_other() {
+    let old = load(&Inputs::default()).config;
+    let mut new = old.clone();
+    assert_eq!(changes(&old, &new), []);
+    new.port = 4000;
+    new.propane_accessories.worker_count = 12;
+    let changed: Vec<_> = changes(&old, &new).into_iter().map(|change| change.key).collect();
+    assert_eq!(changed, ["port", "propaneAccessories.workerCount"]);
+}
