@@ -85,9 +85,9 @@ fn environment(options: &Options, world: &World) -> Option<Problem> {
         return None;
     }
     let path = options.environment_file()?;
-    let at = |problem: Problem| match is_default {
-        true => problem.key("environment"),
-        false => problem.key("environment").at_origin(options.environment.origin.clone()),
+    let at = |problem: Problem| {
+        let problem = problem.key("environment");
+        if is_default { problem } else { problem.at_origin(options.environment.origin.clone()) }
     };
     if let Some(meant) = environment_meant(name, &world.environments) {
         let message = format!("there is no environment {name:?}: {path} does not exist");

@@ -21,6 +21,7 @@ pub struct Inputs {
 
 /// A parsed command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "they are the workers' arguments, not these")]
 pub struct Args {
     /// Flags of settings and options, each once: the last one given.
     pub flags: Vec<Flag>,

@@ -30,10 +30,7 @@ pub(crate) fn setting_of(key: &str) -> Option<&'static Setting> {
 /// The nearest of `names`, if it is near enough to be a slip. Short names are near everything, so a third of the
 /// letters must be right.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let slips = |other: &str| match other.eq_ignore_ascii_case(name) {
-        true => 0,
-        false => damerau_levenshtein(name, other),
-    };
+    let slips = |other: &str| if other.eq_ignore_ascii_case(name) { 0 } else { damerau_levenshtein(name, other) };
     let near_enough = |slips: usize| slips <= MOST_SLIPS && slips * 3 <= name.len();
     names
         .into_iter()

@@ -5,6 +5,7 @@
 //! are not strings, lone surrogates and garbage in typed values are errors.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use crate::document::{Content, Document, Entry, Fault, MAX_DEPTH, MAX_VALUES, Node, Remark, RemarkKind, Span};
 use crate::openstep_data::{self as data};
@@ -50,7 +51,10 @@ pub fn always_quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            control if control.is_control() => out.push_str(&format!("\\U{:04x}", u32::from(control))),
+            control if control.is_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\U{:04x}", u32::from(control));
+            }
             other => out.push(other),
         }
     }
@@ -317,12 +321,12 @@ impl<'a> Reader<'a> {
         }
         self.at = end + 1;
         let raw = self.utf8(start, end)?;
-        match escaped {
-            false => Ok(Cow::Borrowed(raw)),
-            true => data::unescape(raw).map(Cow::Owned).map_err(|(at, length)| {
-                self.fault(span(start + at, start + at + length), "half of a surrogate pair", "", None)
-            }),
+        if !escaped {
+            return Ok(Cow::Borrowed(raw));
         }
+        data::unescape(raw).map(Cow::Owned).map_err(|(at, length)| {
+            self.fault(span(start + at, start + at + length), "half of a surrogate pair", "", None)
+        })
     }
 
     fn utf8(&self, start: usize, end: usize) -> Read<&'a str> {

@@ -84,10 +84,8 @@ impl fmt::Display for Origin {
             Self::Arg { flag, .. } => out.write_str(flag),
             Self::Derived { rule, inputs } => {
                 let origins: Vec<_> = inputs.iter().map(|input| input.origin.to_string()).collect();
-                match origins.is_empty() {
-                    true => write!(out, "derived: {rule}"),
-                    false => write!(out, "derived: {rule} ({})", origins.join(", ")),
-                }
+                write!(out, "derived: {rule}")?;
+                if origins.is_empty() { Ok(()) } else { write!(out, " ({})", origins.join(", ")) }
             }
         }
     }

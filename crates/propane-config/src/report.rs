@@ -49,15 +49,15 @@ fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
         Origin::File { path, .. } => path.clone(),
         other => other.to_string(),
     };
-    let Some(quote) = &place.quote else { return unquoted(place, name) };
+    let Some(quote) = &place.quote else { return unquoted(place, &name) };
     let marked = quote.start..quote.end;
     let annotation = kind.span(marked).label(place.label.clone());
     let snippet = Snippet::source(quote.text.clone()).line_start(quote.line).path(name).annotation(annotation);
     vec![snippet.into()]
 }
 
-fn unquoted(place: &Place, name: String) -> Vec<Element<'static>> {
-    let location = Location::path(normalize_untrusted_str(&name));
+fn unquoted(place: &Place, name: &str) -> Vec<Element<'static>> {
+    let location = Location::path(normalize_untrusted_str(name));
     let location = match &place.origin {
         Origin::File { position: Some(at), .. } => location.line(at.line).char_column(at.column),
         _ => location,

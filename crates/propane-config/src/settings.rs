@@ -250,6 +250,7 @@ macro_rules! settings {
         $( $(#[doc = $group_doc])+
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
+        #[allow(clippy::struct_field_names, reason = "the property list's names")]
         pub struct $group {
             $( $(#[doc = $inner_doc])+ #[serde(rename = $inner_key)] pub $inner_field: $inner_ty, )+
         } )+

@@ -62,7 +62,9 @@ fn each_key<'f>(layers: &[File<'f>], mut visit: impl FnMut(&'f str, &[Held<'f>])
             nodes.insert(0, (&entry.value, source));
         }
     }
-    order.into_iter().for_each(|key| visit(key, &held[key]));
+    for key in order {
+        visit(key, &held[key]);
+    }
 }
 
 type Held<'f> = (&'f Node<'f>, &'f Source<'f>);
@@ -108,10 +110,8 @@ fn app_setting(path: &str, secret: bool, value: Value, held: &[Held<'_>]) -> Res
 
 fn segment(key: &str) -> String {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    match !key.is_empty() && key.bytes().all(is_word) {
-        true => key.to_owned(),
-        false => openstep::always_quoted(key),
-    }
+    let is_plain = !key.is_empty() && key.bytes().all(is_word);
+    if is_plain { key.to_owned() } else { openstep::always_quoted(key) }
 }
 
 fn is_scalar(content: &Content<'_>) -> bool {

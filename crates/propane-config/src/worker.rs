@@ -89,10 +89,9 @@ impl Strategy {
         match asked {
             SocketStrategy::Inherit => Self::Inherit,
             SocketStrategy::Shared => Self::Shared,
-            SocketStrategy::Steer => Self::Steer,
             SocketStrategy::Reuseport => Self::Reuseport,
             SocketStrategy::Auto if choice.takes_descriptor() => Self::Inherit,
-            SocketStrategy::Auto => Self::Steer,
+            SocketStrategy::Steer | SocketStrategy::Auto => Self::Steer,
         }
     }
 }

@@ -68,8 +68,7 @@ impl World {
         let framework = find_framework(options, inputs);
         let Ok(root) = &app_root else { return Self::without_app(app_root, framework) };
         let config = root.join("config");
-        let environment_file =
-            options.environment_file().map(|name| read(&root.join(name))).unwrap_or(FileRead::Missing);
+        let environment_file = options.environment_file().map_or(FileRead::Missing, |name| read(&root.join(name)));
         Self {
             app_file: read(&config.join("app.plist")),
             environment_file,
