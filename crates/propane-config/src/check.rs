@@ -2,7 +2,7 @@
 
 use crate::layer::Leaf;
 use crate::names::{self, Variable};
-use crate::options::{Options, is_environment_name};
+use crate::options::{self, Options, is_environment_name};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem};
 use crate::stack::Stack;
@@ -76,23 +76,24 @@ fn app_file(world: &World, choice: &WorkerChoice) -> Option<Problem> {
     })
 }
 
-/// An environment without a file is legal, but its name may be misspelt. That nothing was read for the default
-/// environment of an app that has no environments is no news.
+/// An environment without a file is legal, but its name may be misspelt. That the default environment has none in an app
+/// that has no environments is no news.
 fn environment(options: &Options, world: &World) -> Option<Problem> {
     let name = &options.environment.value;
-    let is_default = !options.environment.origin.is_explicit();
     if world.app_root.is_err() || world.environment_file.exists() || !is_environment_name(name) {
         return None;
     }
     let path = options.environment_file()?;
+    let origin = &options.environment.origin;
     let at = |problem: Problem| {
         let problem = problem.key("environment");
-        if is_default { problem } else { problem.at_origin(options.environment.origin.clone()) }
+        if origin.is_explicit() { problem.at_origin(origin.clone()) } else { problem }
     };
     if let Some(meant) = environment_meant(name, &world.environments) {
         let message = format!("there is no environment {name:?}: {path} does not exist");
         return Some(at(Problem::error(Code::UnknownEnvironment, message)).suggest(format!("did you mean {meant}?")));
     }
+    let is_default = Some(Value::Text(name.clone())) == options::option("environment").default_value();
     let is_news = !is_default || !world.environments.is_empty();
     is_news.then(|| at(Problem::warning(Code::MissingEnvironment, format!("{path} does not exist"))))
 }

@@ -106,6 +106,23 @@ impl WorkerChoice {
         }
     }
 
+    /// What has to succeed before workers can be started, if anything has to.
+    pub fn prepare_step(&self) -> Option<&PrepareStep> {
+        match self {
+            Self::ArlenApp { prepare, .. } | Self::FrameworkServer { prepare, .. } => prepare.as_ref(),
+            Self::Command { .. } | Self::Embedded => None,
+        }
+    }
+
+    /// What it is, in a few words for the log.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Command { words } => words.join(" "),
+            Self::ArlenApp { binary, .. } | Self::FrameworkServer { binary, .. } => binary.display().to_string(),
+            Self::Embedded => "embedded".to_owned(),
+        }
+    }
+
     /// The first that applies, and why. `command` is `workerCommand` after splitting, with what set it.
     pub(crate) fn choose(command: Option<(Vec<String>, String)>, app_root: &Path, world: &World) -> Worker {
         if let Some((words, origin)) = command {

@@ -1,3 +1,44 @@
 //! The `propane` command.
+//!
+//! This file is the edge: what the process was started with comes in here once, what a command has to say goes out
+//! here, and the exit code is decided here and in [`exit`]. The commands in between take and return values.
 
-fn main() {}
+mod cli;
+mod commands;
+mod exit;
+mod output;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use propane_config::{Args, Inputs};
+
+use crate::cli::Action;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let request = match cli::parse(&words) {
+        Ok(request) => request,
+        Err(message) => return output::show_usage(&message),
+    };
+    let inputs = inputs(request.args);
+    let resolution = propane_config::load(&inputs);
+    let answer = match request.action {
+        Action::Run => return run::run(inputs, resolution),
+        Action::Print(options) => commands::config_print::answer(&resolution, &options, output::colours()),
+        Action::Check(options) => commands::config_check::answer(&resolution, &options, output::colours()),
+    };
+    output::show(&answer)
+}
+
+/// The only place that reads the environment, the current directory and the host name.
+fn inputs(args: Args) -> Inputs {
+    Inputs {
+        args,
+        env: std::env::vars_os().collect(),
+        cwd: std::env::current_dir().unwrap_or_default(),
+        exe: std::env::current_exe().ok(),
+        hostname: hostname::get().ok().and_then(|name| name.into_string().ok()),
+    }
+}

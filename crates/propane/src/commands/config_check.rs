@@ -1,0 +1,99 @@
+//! `propane config check`: everything that is wrong in any layer, at once.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use propane_config::{FileState, LayerInfo, Problem, Resolution};
+use serde::Serialize;
+
+use crate::commands::problems;
+use crate::exit;
+use crate::output::{Answer, Colours};
+
+/// How to check.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CheckOptions {
+    /// Warnings are findings, too.
+    pub(crate) strict: bool,
+    /// For programs.
+    pub(crate) json: bool,
+}
+
+impl CheckOptions {
+    pub(crate) fn command() -> Command {
+        Command::new("check")
+            .about("Check every layer of the configuration and say all that is wrong")
+            .args_override_self(true)
+            .arg(Arg::new("strict").long("strict").action(ArgAction::SetTrue).help("Fail on warnings, too"))
+            .arg(
+                Arg::new("format")
+                    .long("format")
+                    .value_name("FORMAT")
+                    .value_parser(["text", "json"])
+                    .default_value("text")
+                    .help("Form of the answer"),
+            )
+    }
+
+    pub(crate) fn of(matches: &ArgMatches) -> Self {
+        let json = matches.get_one::<String>("format").is_some_and(|format| format == "json");
+        Self { strict: matches.get_flag("strict"), json }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'r> {
+    format: &'static str,
+    environment: &'r str,
+    layers: &'r [LayerInfo],
+    problems: &'r [Problem],
+    errors: usize,
+    warnings: usize,
+}
+
+/// The answer. It is never silent: it names the files that were read and ends with a count.
+pub(crate) fn answer(resolution: &Resolution, options: &CheckOptions, colours: Colours) -> Answer {
+    let stdout = if options.json { json(resolution) } else { text(resolution, colours.stdout) };
+    let found = exit::of_command(resolution);
+    let fails_on_warnings = options.strict && found == exit::FINE && !resolution.problems.is_empty();
+    Answer { stdout, stderr: String::new(), status: if fails_on_warnings { exit::FOUND } else { found } }
+}
+
+fn text(resolution: &Resolution, coloured: bool) -> String {
+    let files = || resolution.layers.iter().filter_map(|layer| Some((layer.path.as_deref()?, layer.state?)));
+    let lines: Vec<_> = files().map(|(path, state)| format!("{}  {path}\n", state_name(state))).collect();
+    let read = files().filter(|(_, state)| *state == FileState::Read).count();
+    let (errors, warnings) = counts(resolution);
+    let count = [plural(read, "file"), plural(errors, "error"), plural(warnings, "warning")].join(", ");
+    format!("{}\n{}{count}\n", lines.concat(), problems(resolution, coloured))
+}
+
+/// All of the same width, so that the paths line up.
+fn state_name(state: FileState) -> &'static str {
+    match state {
+        FileState::Read => "read      ",
+        FileState::Missing => "missing   ",
+        FileState::Unreadable => "unreadable",
+    }
+}
+
+fn json(resolution: &Resolution) -> String {
+    let (errors, warnings) = counts(resolution);
+    let report = Report {
+        format: "propane-check/1",
+        environment: &resolution.run.environment,
+        layers: &resolution.layers,
+        problems: &resolution.problems,
+        errors,
+        warnings,
+    };
+    super::formats::to_json(&report)
+}
+
+fn counts(resolution: &Resolution) -> (usize, usize) {
+    let errors = resolution.problems.iter().filter(|problem| problem.is_error()).count();
+    (errors, resolution.problems.len() - errors)
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}

@@ -1,0 +1,119 @@
+//! `propane config print`: every value with where it came from and what it overrode.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use propane_config::{Origin, Resolution, ResolvedSetting, nearest};
+
+use crate::commands::{formats, problems};
+use crate::exit;
+use crate::output::{Answer, Colours};
+
+/// How to print.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PrintOptions {
+    /// Only keys that are these or stand in these groups.
+    pub(crate) prefixes: Vec<String>,
+    /// Values that lost, too.
+    pub(crate) all: bool,
+    /// Only what is not built in.
+    pub(crate) changed: bool,
+    /// The form.
+    pub(crate) format: Format,
+}
+
+/// The forms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// A property list that loads back to the same configuration.
+    Plist,
+    /// Variables that resolve to the same values.
+    Env,
+}
+
+const FORMATS: [(&str, Format); 4] =
+    [("text", Format::Text), ("json", Format::Json), ("plist", Format::Plist), ("env", Format::Env)];
+
+impl PrintOptions {
+    pub(crate) fn command() -> Command {
+        Command::new("print")
+            .about("Print the resolved configuration, with the origin of every value")
+            .args_override_self(true)
+            .arg(Arg::new("prefixes").value_name("KEY").num_args(0..).help("Only this key, or the keys of this group"))
+            .arg(flag("all").help("Also what was overridden, and where it stands"))
+            .arg(flag("changed").help("Only values that are not built-in defaults"))
+            .arg(
+                Arg::new("format")
+                    .long("format")
+                    .value_name("FORMAT")
+                    .value_parser(FORMATS.map(|(name, _)| name))
+                    .default_value("text")
+                    .help("Form of the answer"),
+            )
+    }
+
+    pub(crate) fn of(matches: &ArgMatches) -> Self {
+        let format = matches.get_one::<String>("format");
+        Self {
+            prefixes: matches.get_many("prefixes").into_iter().flatten().cloned().collect(),
+            all: matches.get_flag("all"),
+            changed: matches.get_flag("changed"),
+            format: FORMATS
+                .into_iter()
+                .find(|(name, _)| format.is_some_and(|format| format == name))
+                .map_or_else(Format::default, |(_, format)| format),
+        }
+    }
+
+    /// Whether a key is asked for.
+    pub(crate) fn wants(&self, key: &str) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| is_under(key, prefix))
+    }
+}
+
+fn flag(name: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue)
+}
+
+/// Whether `key` is `prefix` or stands in it.
+pub(crate) fn is_under(key: &str, prefix: &str) -> bool {
+    key.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The answer.
+pub(crate) fn answer(resolution: &Resolution, options: &PrintOptions, colours: Colours) -> Answer {
+    if let Some(unknown) = options.prefixes.iter().find(|prefix| !exists(resolution, prefix)) {
+        return Answer { stdout: String::new(), stderr: no_such_key(resolution, unknown), status: exit::UNKNOWN };
+    }
+    let is_wanted = |setting: &&ResolvedSetting| {
+        options.wants(&setting.key) && !(options.changed && setting.origin == Origin::Builtin)
+    };
+    let settings: Vec<_> = resolution.settings.iter().filter(is_wanted).collect();
+    let stdout = match options.format {
+        Format::Text => formats::text(&settings, options.all, colours.stdout),
+        Format::Json => formats::json(resolution, &settings, options),
+        Format::Plist => formats::plist(resolution, &settings, options),
+        Format::Env => formats::env(&settings),
+    };
+    // The JSON form holds the problems itself.
+    let stderr = if options.format == Format::Json { String::new() } else { problems(resolution, colours.stderr) };
+    Answer { stdout, stderr, status: exit::of_command(resolution) }
+}
+
+fn exists(resolution: &Resolution, prefix: &str) -> bool {
+    resolution.settings.iter().any(|setting| is_under(&setting.key, prefix))
+}
+
+fn no_such_key(resolution: &Resolution, unknown: &str) -> String {
+    let keys = || resolution.settings.iter().map(|setting| setting.key.as_str());
+    let name = |key: &str| key.rsplit('.').next() == Some(unknown);
+    let meant = keys().find(|key| name(key)).or_else(|| nearest(unknown, keys())).or_else(|| {
+        let name = nearest(unknown, keys().filter_map(|key| key.rsplit('.').next()))?;
+        keys().find(|key| key.rsplit('.').next() == Some(name))
+    });
+    let suggestion = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+    format!("propane: there is no key {unknown}{suggestion}\n")
+}
