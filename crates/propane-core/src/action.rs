@@ -32,7 +32,8 @@ pub enum Action {
         /// The configuration it is started from.
         generation: Generation,
     },
-    /// Send a signal: KILL to the process group, others to the leader of an HTTP worker and the group of a job worker.
+    /// Send a signal: KILL to the process group, others to the leader of an HTTP worker while there is one, and to the
+    /// group of a job worker.
     Signal {
         /// To whom.
         worker: WorkerId,

@@ -151,15 +151,16 @@ pub enum ReloadFailure {
     Shutdown,
 }
 
-impl fmt::Display for ReloadFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ReloadFailure {
+    /// The reason as lifecycle events print it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Configuration => f.write_str("configuration"),
-            Self::SpawnFailed => f.write_str("spawn_failed"),
-            Self::WorkerExited(status) => write!(f, "worker_exited_{status}"),
-            Self::BootTimeout => f.write_str("boot_timeout"),
-            Self::HeartbeatTimeout => f.write_str("watchdog_timeout"),
-            Self::Shutdown => f.write_str("shutdown"),
+            Self::Configuration => "configuration",
+            Self::SpawnFailed => "spawn_failed",
+            Self::WorkerExited(_) => "worker_exited",
+            Self::BootTimeout => "boot_timeout",
+            Self::HeartbeatTimeout => "watchdog_timeout",
+            Self::Shutdown => "shutdown",
         }
     }
 }

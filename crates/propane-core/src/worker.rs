@@ -84,6 +84,8 @@ pub struct Worker {
     pub started_at: Time,
     /// How it was found ready, if it was.
     pub proof: Option<Proof>,
+    /// How long it may be silent once it has sent a heartbeat, as it was told when it was started.
+    pub heartbeat_timeout: Option<Duration>,
     /// When it counts as hung, once it has sent a heartbeat.
     pub heartbeat_by: Option<Time>,
     /// When it has lived long enough.
@@ -107,6 +109,7 @@ impl Worker {
             state: State::Spawning { doomed: None },
             started_at: now,
             proof: None,
+            heartbeat_timeout: None,
             heartbeat_by: None,
             expires_at: None,
             fd_severity: FdSeverity::Fine,
@@ -141,12 +144,15 @@ impl Worker {
         }
     }
 
-    /// Gives back the time that the manager itself was asleep, so that nobody is killed for it.
-    pub fn forgive(&mut self, late: Duration) {
+    /// Waits for it anew, because the manager was asleep and may not have heard what it said meanwhile. Shifting its
+    /// deadlines by that time would not do: the one that was to wake the manager up would be due at this very moment.
+    pub fn forgive(&mut self, now: Time, boot_timeout: Duration) {
         if let State::Starting { ready_by } = &mut self.state {
-            *ready_by = *ready_by + late;
+            *ready_by = now + boot_timeout;
         }
-        self.heartbeat_by = self.heartbeat_by.map(|by| by + late);
+        if self.heartbeat_by.is_some() {
+            self.heartbeat_by = self.heartbeat_timeout.map(|timeout| now + timeout);
+        }
     }
 
     /// Takes in a sample: the severity if it got worse, and why the worker should be replaced if it should.

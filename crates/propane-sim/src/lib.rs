@@ -1,1 +1,3 @@
 //! Seeded worlds for `propane-core`.
+
+pub mod story;

@@ -14,14 +14,17 @@ use super::{Place, Supervisor};
 
 impl Supervisor {
     /// A process ended. One that was told to leave stays in the books until the rest of its group is gone, so that the
-    /// group keeps its grace time; the rest of a group whose leader crashed is killed at once, because its successor
-    /// would run beside it.
+    /// group keeps its grace time, and is told in its turn where only the leader was; the rest of a group whose leader
+    /// crashed is killed at once, because its successor would run beside it.
     pub(super) fn exited(&mut self, now: Time, id: WorkerId, status: ExitStatus, group_alive: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if group_alive {
             match worker.state {
                 State::Draining { reason, since, kill_at } => {
                     worker.state = State::Lingering { reason, since, status, kill_at: Some(kill_at) };
+                    if worker.role == Role::Http {
+                        self.actions.push_back(Action::Signal { worker: id, signal: Signal::Term });
+                    }
                     return;
                 }
                 State::Killed { reason, since } if !is_failure(reason) => {
@@ -44,17 +47,22 @@ impl Supervisor {
     /// A worker has left the books.
     fn gone(&mut self, now: Time, id: WorkerId, status: ExitStatus) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         match worker.state {
             State::Draining { reason, since, .. } | State::Lingering { reason, since, .. } => {
-                self.stopped(now, id, &worker, status, reason, since);
+                self.report(Report::WorkerStopped { worker: id, status, reason, after: now.since(since) });
             }
             State::Killed { reason, since } if !is_failure(reason) || place != Place::Current => {
-                self.stopped(now, id, &worker, status, reason, since);
+                self.report(Report::WorkerStopped { worker: id, status, reason, after: now.since(since) });
             }
             _ => self.died(now, id, &worker, place, status),
         }
-        self.close_slot_if_unused(worker.role, worker.slot);
+        self.last_status = status;
+        self.fill_replaced(now, worker.role, worker.slot);
+        if slot_was_given_up {
+            self.close_slot_if_unused(worker.slot);
+        }
     }
 
     /// Takes a worker out of its slot.
@@ -72,20 +80,11 @@ impl Supervisor {
         }
     }
 
-    /// A worker that was told to leave has left.
-    fn stopped(
-        &mut self,
-        now: Time,
-        id: WorkerId,
-        worker: &Worker,
-        status: ExitStatus,
-        reason: StopReason,
-        since: Time,
-    ) {
-        self.report(Report::WorkerStopped { worker: id, status, reason, after: now.since(since) });
-        let replaced = self.slot(worker.role, worker.slot).filter(|slot| slot.replacing && slot.current.is_none());
-        if let Some(generation) = replaced.map(|slot| slot.generation) {
-            self.fill(now, worker.role, worker.slot, StartReason::Reload(generation));
+    /// Starts the successor that waited for the end of a job worker, whatever that end was like.
+    fn fill_replaced(&mut self, now: Time, role: Role, index: u32) {
+        let waiting = self.slot(role, index).filter(|slot| slot.replacing && slot.current.is_none());
+        if let Some(generation) = waiting.map(|slot| slot.generation) {
+            self.fill(now, role, index, StartReason::Reload(generation));
         }
     }
 
@@ -95,12 +94,12 @@ impl Supervisor {
         self.report(Report::WorkerExited { worker: id, status, respawn_in });
         self.fail_rollout_at(now, place, ReloadFailure::WorkerExited(status));
         self.count_failed_boot(now, worker);
-        self.end_if_last(now, worker, status);
+        self.end_if_once(now, worker, status);
     }
 
     /// Decides when the slot is filled again, and returns in what time.
     fn plan_respawn(&mut self, now: Time, worker: &Worker) -> Option<Duration> {
-        if self.policy.respawn != RespawnMode::Always || !self.phase.is_serving() {
+        if self.policy.respawn != RespawnMode::Always || !self.phase.is_serving() || self.has_successor(worker) {
             return None;
         }
         let jitter = self.rng.percent(restart::JITTER_PERCENT);
@@ -120,6 +119,7 @@ impl Supervisor {
 
     pub(super) fn spawn_failed(&mut self, now: Time, id: WorkerId, error: SpawnError) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         let fatal = error.permanent && worker.reason == StartReason::Boot;
         let retry_in = (place == Place::Current && !fatal).then(|| self.plan_respawn(now, &worker)).flatten();
@@ -135,9 +135,13 @@ impl Supervisor {
             self.begin_stop(now, ShutdownCause::BootFailed, 1);
         } else {
             self.count_failed_boot(now, &worker);
-            self.end_if_last(now, &worker, ExitStatus::Code(1));
+            self.end_if_once(now, &worker, ExitStatus::Code(1));
+            self.last_status = ExitStatus::Code(1);
+            self.fill_replaced(now, worker.role, worker.slot);
         }
-        self.close_slot_if_unused(worker.role, worker.slot);
+        if slot_was_given_up {
+            self.close_slot_if_unused(worker.slot);
+        }
     }
 
     /// `startLimitBurst`: gives up where nothing has ever worked.
@@ -151,23 +155,41 @@ impl Supervisor {
         }
     }
 
-    /// `--once` and `--no-respawn`: a worker's end can be the manager's.
-    fn end_if_last(&mut self, now: Time, worker: &Worker, status: ExitStatus) {
-        match self.policy.respawn {
-            RespawnMode::Once if worker.role == Role::Http => {
-                self.begin_stop(now, ShutdownCause::OnceWorkerExit, status.exit_code());
-            }
-            RespawnMode::Never if self.workers.is_empty() => {
-                self.begin_stop(now, ShutdownCause::WorkersExhausted, status.exit_code());
-            }
-            _ => {}
+    /// `--once`: the first HTTP worker's end is the manager's.
+    fn end_if_once(&mut self, now: Time, worker: &Worker, status: ExitStatus) {
+        if self.policy.respawn == RespawnMode::Once && worker.role == Role::Http {
+            self.begin_stop(now, ShutdownCause::OnceWorkerExit, status.exit_code());
         }
     }
 
+    /// `--no-respawn`: the last worker's end is the manager's, also of one that was told to leave, unless a reload is to
+    /// bring new ones.
+    pub(super) fn end_if_none_is_left(&mut self, now: Time) {
+        let more_to_come = self.rollout.is_some() || self.loading || self.reload_pending || self.returning;
+        if self.policy.respawn == RespawnMode::Never
+            && self.phase.is_serving()
+            && self.workers.is_empty()
+            && !more_to_come
+        {
+            self.begin_stop(now, ShutdownCause::WorkersExhausted, self.last_status.exit_code());
+        }
+    }
+
+    /// Whether somebody is to follow a worker in its slot as soon as it is gone, so that no respawn is to be planned.
+    fn has_successor(&mut self, worker: &Worker) -> bool {
+        let replacing = self.slot(worker.role, worker.slot).is_some_and(|slot| slot.replacing);
+        replacing || worker.role == Role::Http && self.is_vacating()
+    }
+
+    /// Whether a worker's HTTP slot was scaled away before the worker was gone.
+    fn is_given_up(&self, worker: &Worker) -> bool {
+        worker.role == Role::Http && worker.slot >= self.http_count()
+    }
+
     /// An HTTP slot that was scaled away is closed when its last worker is gone.
-    pub(super) fn close_slot_if_unused(&mut self, role: Role, slot: u32) {
+    pub(super) fn close_slot_if_unused(&mut self, slot: u32) {
         let in_use = |worker: &Worker| worker.role == Role::Http && worker.slot == slot;
-        if role == Role::Http && slot >= self.http_count() && !self.workers.values().any(in_use) {
+        if slot >= self.http_count() && !self.workers.values().any(in_use) {
             self.actions.push_back(Action::CloseSlot { slot });
         }
     }

@@ -10,11 +10,12 @@ mod stop;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, Signal};
-use crate::event::{Event, Generation, Proof, Role, WorkerId};
+use crate::event::{Event, ExitStatus, Generation, Proof, Role, WorkerId};
 use crate::policy::Policy;
 use crate::report::{RecycleReason, Report, StartReason, StopReason};
 use crate::restart;
@@ -22,6 +23,7 @@ use crate::rng::Rng;
 use crate::time::Time;
 use crate::worker::{Doom, State, Worker};
 
+use resize::Resize;
 use rollout::Rollout;
 pub use stop::Phase;
 
@@ -91,7 +93,7 @@ pub struct Status {
 
 /// The state machine. See the crate's documentation for how to drive it.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts that can each be true beside any other")]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub struct Supervisor {
     policy: Policy,
     phase: Phase,
@@ -108,8 +110,12 @@ pub struct Supervisor {
     /// A reload waits for the configuration to be read.
     loading: bool,
     rollout: Option<Rollout>,
+    /// The old workers left for a rollout that failed, and come back as soon as the port is free.
+    returning: bool,
     reload_pending: bool,
-    resize_pending: i32,
+    resize_pending: Option<Resize>,
+    /// What each generation's workers were told about heartbeats, which may differ from the policy in force.
+    heartbeat_timeouts: BTreeMap<Generation, Option<Duration>>,
     recycle_queue: VecDeque<(WorkerId, RecycleReason)>,
     recycle_retry_at: Option<Time>,
     sample_at: Option<Time>,
@@ -117,11 +123,14 @@ pub struct Supervisor {
     ready_announced: bool,
     ever_ready: bool,
     failed_boots: u32,
+    /// How the last worker that is gone ended.
+    last_status: ExitStatus,
 }
 
 impl Supervisor {
     /// A supervisor that has not booted. `seed` determines every jitter.
     pub fn new(policy: Policy, seed: u64) -> Self {
+        let heartbeat_timeouts = BTreeMap::from([(0, policy.heartbeat_timeout)]);
         Self {
             policy,
             phase: Phase::Idle,
@@ -135,8 +144,10 @@ impl Supervisor {
             settled_generation: 0,
             loading: false,
             rollout: None,
+            returning: false,
             reload_pending: false,
-            resize_pending: 0,
+            resize_pending: None,
+            heartbeat_timeouts,
             recycle_queue: VecDeque::new(),
             recycle_retry_at: None,
             sample_at: None,
@@ -144,11 +155,15 @@ impl Supervisor {
             ready_announced: false,
             ever_ready: false,
             failed_boots: 0,
+            last_status: ExitStatus::Code(0),
         }
     }
 
     /// Takes in one event at the time `now`, which never runs backwards.
     pub fn handle_event(&mut self, now: Time, event: Event) {
+        if self.phase == Phase::Stopped {
+            return; // `Exit` was the last action, whatever comes in while the driver leaves
+        }
         self.forgive_oversleeping(now);
         self.dispatch(now, event);
         self.fire_due(now);
@@ -176,6 +191,11 @@ impl Supervisor {
         }
     }
 
+    /// A worker in the books.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
     fn dispatch(&mut self, now: Time, event: Event) {
         match event {
             Event::BootRequested => self.boot(now),
@@ -190,8 +210,8 @@ impl Supervisor {
             Event::ReloadRequested => self.reload_requested(now),
             Event::ConfigurationLoaded { policy } => self.configuration_loaded(now, *policy),
             Event::ConfigurationRefused => self.configuration_refused(),
-            Event::ScaleUpRequested => self.resize_requested(1),
-            Event::ScaleDownRequested => self.resize_requested(-1),
+            Event::ScaleUpRequested => self.resize_requested(Resize::up),
+            Event::ScaleDownRequested => self.resize_requested(Resize::down),
             Event::LogReopenRequested => self.actions.push_back(Action::ReopenLog),
             Event::TimePassed => {}
         }
@@ -200,11 +220,17 @@ impl Supervisor {
     /// Does what has become possible: events only change what is known, here is what follows from it.
     fn advance(&mut self, now: Time) {
         self.advance_rollout(now);
+        self.return_the_old(now);
         self.start_what_waits(now);
+        self.announce_ready(now);
+        self.end_if_none_is_left(now);
         self.advance_stop(now);
     }
 
     fn boot(&mut self, now: Time) {
+        if self.phase != Phase::Idle {
+            return;
+        }
         self.phase = Phase::Running;
         self.booted_at = now;
         self.sample_at = self.policy.samples().then_some(now);
@@ -244,7 +270,8 @@ impl Supervisor {
     fn spawn(&mut self, now: Time, role: Role, slot: u32, generation: Generation, reason: StartReason) -> WorkerId {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
-        self.workers.insert(worker, Worker::new(role, slot, generation, reason, now));
+        let heartbeat_timeout = self.heartbeat_timeouts.get(&generation).copied().flatten();
+        self.workers.insert(worker, Worker { heartbeat_timeout, ..Worker::new(role, slot, generation, reason, now) });
         self.actions.push_back(Action::Spawn { worker, role, slot, generation });
         worker
     }
@@ -284,11 +311,11 @@ impl Supervisor {
         self.ever_ready = true;
         self.failed_boots = 0;
         self.report(Report::WorkerReady { worker: id, after, proof });
-        self.announce_ready(now);
     }
 
     fn announce_ready(&mut self, now: Time) {
-        if self.ready_announced || !self.http.iter().all(|slot| self.is_ready(slot.current)) {
+        if self.ready_announced || !self.phase.is_serving() || !self.http.iter().all(|slot| self.is_ready(slot.current))
+        {
             return;
         }
         self.ready_announced = true;
@@ -297,9 +324,8 @@ impl Supervisor {
     }
 
     fn heartbeat_received(&mut self, now: Time, id: WorkerId) {
-        let timeout = self.policy.heartbeat_timeout;
         if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_wanted()) {
-            worker.heartbeat_by = timeout.map(|timeout| now + timeout);
+            worker.heartbeat_by = worker.heartbeat_timeout.map(|timeout| now + timeout);
         }
     }
 
@@ -366,6 +392,7 @@ impl Supervisor {
     fn forget_generations(&mut self) {
         let mut generations: BTreeSet<_> = self.http.iter().chain(&self.jobs).map(|slot| slot.generation).collect();
         generations.insert(self.settled_generation);
+        self.heartbeat_timeouts.retain(|generation, _| generations.contains(generation));
         self.actions.push_back(Action::KeepGenerations { generations });
     }
 }

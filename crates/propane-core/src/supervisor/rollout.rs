@@ -10,7 +10,7 @@ use crate::event::{Generation, Role, WorkerId};
 use crate::policy::Policy;
 use crate::report::{RecycleReason, ReloadFailure, Report, StartReason, StopReason};
 use crate::time::Time;
-use crate::worker::State;
+use crate::worker::{State, Worker};
 
 use super::{Place, Slot, Supervisor};
 
@@ -66,6 +66,10 @@ pub(super) struct Rollout {
     queue: VecDeque<Vec<u32>>,
     /// Whether each batch takes over by itself (`reloadMaxSurge`), or all together at the end.
     by_batch: bool,
+    /// Whether all old workers have to leave before the first new one starts.
+    vacates: bool,
+    /// The policy to return to if a reload replaces nobody.
+    previous_policy: Option<Box<Policy>>,
     started_at: Time,
     /// HTTP slots before.
     previous: u32,
@@ -73,6 +77,26 @@ pub(super) struct Rollout {
     target: u32,
     replaced: u32,
     killed: u32,
+}
+
+impl Rollout {
+    /// One that has nothing to do yet.
+    fn new(now: Time, cause: Cause) -> Self {
+        Self {
+            cause,
+            stage: Stage::Draining,
+            batch: Vec::new(),
+            queue: VecDeque::new(),
+            by_batch: true,
+            vacates: false,
+            previous_policy: None,
+            started_at: now,
+            previous: 0,
+            target: 0,
+            replaced: 0,
+            killed: 0,
+        }
+    }
 }
 
 /// The order in which slots are replaced: one canary, then the rest, `surge` at a time where that is limited.
@@ -89,6 +113,7 @@ impl Supervisor {
         }
         self.report(Report::ReloadRequested);
         self.reload_pending = true;
+        self.resize_pending = None; // the configured count counts, and what is asked for from now on
         self.cancel_recycle(now);
     }
 
@@ -97,15 +122,40 @@ impl Supervisor {
         if !self.phase.is_running() || self.rollout.is_some() || self.loading {
             return;
         }
-        if std::mem::take(&mut self.reload_pending) {
+        if self.reload_pending {
+            if self.has_leftovers() {
+                return;
+            }
+            self.reload_pending = false;
             self.generation += 1;
             self.loading = true;
-            self.resize_pending = 0;
             self.actions.push_back(Action::LoadConfiguration { generation: self.generation });
             return;
         }
         self.resize(now);
-        self.start_recycle(now);
+        if !self.has_leftovers() {
+            self.start_recycle(now);
+        }
+    }
+
+    /// Whether HTTP workers of an earlier rollout are still on their way out: with those of another one they would be
+    /// more than `reloadMaxSurge` allows. Those that were killed do not count, because nothing more can be done.
+    fn has_leftovers(&self) -> bool {
+        let leaving = |worker: &Worker| match &worker.state {
+            State::Draining { reason, .. } | State::Lingering { reason, kill_at: Some(_), .. } => {
+                *reason != StopReason::ScaleDown
+            }
+            State::Spawning { doomed: Some(doom) } => doom.reason != StopReason::ScaleDown,
+            State::Aborting { .. } => true,
+            _ => false,
+        };
+        self.workers.iter().any(|(id, worker)| worker.role == Role::Http && leaving(worker) && self.is_displaced(*id))
+    }
+
+    /// Whether a worker has no slot any more.
+    fn is_displaced(&self, id: WorkerId) -> bool {
+        let holds = |slot: &Slot| slot.current == Some(id) || slot.next == Some(id);
+        !self.http.iter().chain(&self.jobs).any(holds)
     }
 
     pub(super) fn configuration_refused(&mut self) {
@@ -120,8 +170,9 @@ impl Supervisor {
         if !std::mem::take(&mut self.loading) {
             return;
         }
-        self.policy = policy;
-        self.sample_at = if self.policy.samples() { self.sample_at.or(Some(now)) } else { None };
+        self.heartbeat_timeouts.insert(self.generation, policy.heartbeat_timeout);
+        let previous_policy = std::mem::replace(&mut self.policy, policy);
+        self.plan_samples(now);
         let (generation, target) = (self.generation, self.policy.http_workers);
         self.report(Report::ReloadStarted { generation, workers: target, job_workers: self.policy.job_workers });
         let previous = self.http_count();
@@ -129,8 +180,24 @@ impl Supervisor {
             self.http.push(Slot::of(generation));
         }
         let surge = self.policy.reload_max_surge;
-        let queue = batches(target, surge);
-        self.begin_rollout(now, Cause::Reload { generation }, queue, surge > 0, previous, target);
+        self.begin_rollout(
+            now,
+            Rollout {
+                queue: batches(target, surge),
+                by_batch: surge > 0,
+                // The old ones must be able to bear the new ones as well.
+                vacates: !self.policy.overlap_allowed || !previous_policy.overlap_allowed,
+                previous_policy: Some(Box::new(previous_policy)),
+                previous,
+                target,
+                ..Rollout::new(now, Cause::Reload { generation })
+            },
+        );
+    }
+
+    /// Begins or ends the periodic look at workers, as the policy has it.
+    fn plan_samples(&mut self, now: Time) {
+        self.sample_at = if self.policy.samples() { self.sample_at.or(Some(now)) } else { None };
     }
 
     fn start_recycle(&mut self, now: Time) {
@@ -145,8 +212,14 @@ impl Supervisor {
             };
             if self.http.get(slot as usize).is_some_and(|slot| slot.current == Some(worker)) {
                 let count = self.http_count();
-                let queue = VecDeque::from([vec![slot]]);
-                return self.begin_rollout(now, Cause::Recycle { worker, reason }, queue, true, count, count);
+                let rollout = Rollout {
+                    queue: VecDeque::from([vec![slot]]),
+                    vacates: !self.policy.overlap_allowed,
+                    previous: count,
+                    target: count,
+                    ..Rollout::new(now, Cause::Recycle { worker, reason })
+                };
+                return self.begin_rollout(now, rollout);
             }
         }
     }
@@ -155,28 +228,8 @@ impl Supervisor {
         self.recycle_retry_at.filter(|_| self.phase.is_running() && self.rollout.is_none() && !self.loading)
     }
 
-    fn begin_rollout(
-        &mut self,
-        now: Time,
-        cause: Cause,
-        queue: VecDeque<Vec<u32>>,
-        by_batch: bool,
-        previous: u32,
-        target: u32,
-    ) {
-        let (stage, batch) = (Stage::Draining, Vec::new());
-        self.rollout = Some(Rollout {
-            cause,
-            stage,
-            batch,
-            queue,
-            by_batch,
-            started_at: now,
-            previous,
-            target,
-            replaced: 0,
-            killed: 0,
-        });
+    fn begin_rollout(&mut self, now: Time, rollout: Rollout) {
+        self.rollout = Some(rollout);
         self.advance_rollout(now);
     }
 
@@ -184,7 +237,7 @@ impl Supervisor {
     pub(super) fn advance_rollout(&mut self, now: Time) {
         while let Some(rollout) = &self.rollout {
             let went_on = match rollout.stage {
-                Stage::Vacating => self.batch_is_vacant() && self.boot_batch(now),
+                Stage::Vacating => self.port_is_free() && self.boot_batch(now),
                 Stage::Booting => self.batch_is_ready() && self.settle_or_go_on(now),
                 Stage::Settling { until } => until <= now && self.switch(now),
                 Stage::Draining => self.old_are_gone() && self.next_batch_or_finish(now),
@@ -214,8 +267,14 @@ impl Supervisor {
         batch.iter().filter_map(|slot| self.http.get(*slot as usize))
     }
 
-    fn batch_is_vacant(&self) -> bool {
-        self.batch().all(|slot| slot.current.is_none())
+    /// Whether no HTTP worker is left that could hold the port, also none that was killed and is not gone yet.
+    fn port_is_free(&self) -> bool {
+        !self.workers.values().any(|worker| worker.role == Role::Http)
+    }
+
+    /// Whether old workers leave because nobody can start beside them.
+    pub(super) fn is_vacating(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.stage == Stage::Vacating)
     }
 
     fn batch_is_ready(&self) -> bool {
@@ -226,27 +285,30 @@ impl Supervisor {
         let Some(rollout) = &mut self.rollout else { return false };
         match rollout.queue.pop_front() {
             Some(batch) => {
-                rollout.batch = batch;
-                self.begin_batch(now)
+                let is_first = std::mem::replace(&mut rollout.batch, batch).is_empty();
+                self.begin_batch(now, is_first)
             }
             None => self.finish_rollout(now),
         }
     }
 
-    fn begin_batch(&mut self, now: Time) -> bool {
-        if self.policy.overlap_allowed {
-            return self.boot_batch(now);
+    fn begin_batch(&mut self, now: Time, is_first: bool) -> bool {
+        let Some(rollout) = &self.rollout else { return false };
+        if rollout.vacates && is_first {
+            self.vacate_all(now, rollout.cause.stop_reason());
+            return self.set_stage(Stage::Vacating);
         }
-        let Some(reason) = self.rollout.as_ref().map(|rollout| rollout.cause.stop_reason()) else { return false };
-        let slots = self.rollout.as_ref().map(|rollout| rollout.batch.clone()).unwrap_or_default();
-        for index in slots {
-            let Some(slot) = self.slot(Role::Http, index) else { continue };
-            slot.respawn_at = None;
-            if let Some(old) = slot.current {
-                self.retire(now, old, reason);
-            }
+        self.boot_batch(now)
+    }
+
+    /// Asks every HTTP worker to leave.
+    fn vacate_all(&mut self, now: Time, reason: StopReason) {
+        self.returning = false;
+        self.http.iter_mut().for_each(|slot| slot.respawn_at = None);
+        let old: Vec<_> = self.http.iter().filter_map(|slot| slot.current).collect();
+        for worker in old {
+            self.retire(now, worker, reason);
         }
-        self.set_stage(Stage::Vacating)
     }
 
     fn boot_batch(&mut self, now: Time) -> bool {
@@ -335,7 +397,11 @@ impl Supervisor {
             State::Spawning { doomed } => doomed.is_some_and(|doom| doom.reason == told),
             _ => false,
         };
-        !self.workers.values().any(|worker| leaving(&worker.state)) && !self.jobs.iter().any(|slot| slot.replacing)
+        // One that dumps core could not be told, but has lost its slot as well.
+        let aborting =
+            |id: WorkerId, worker: &Worker| matches!(worker.state, State::Aborting { .. }) && self.is_displaced(id);
+        !self.workers.iter().any(|(id, worker)| leaving(&worker.state) || aborting(*id, worker))
+            && !self.jobs.iter().any(|slot| slot.replacing)
     }
 
     fn finish_rollout(&mut self, now: Time) -> bool {
@@ -348,7 +414,6 @@ impl Supervisor {
             self.report(Report::ReloadCompleted { generation, workers, job_workers, after, killed });
             self.forget_generations();
         }
-        self.announce_ready(now);
         true
     }
 
@@ -386,38 +451,53 @@ impl Supervisor {
                 let (replaced, of) = (rollout.replaced, rollout.target);
                 self.report(Report::ReloadFailed { generation, failure, replaced, of });
                 self.drop_empty_slots(rollout.previous);
+                self.return_policy(now, rollout.previous_policy, replaced);
                 self.forget_generations();
             }
             Cause::Recycle { worker, reason } => self.put_off_recycle(now, worker, reason, failure),
         }
-        self.refill_vacated(now);
+        self.returning = rollout.vacates && rollout.replaced == 0;
     }
 
     fn drop_new(&mut self, now: Time, cause: Cause) {
         let new: Vec<_> = self.http.iter_mut().filter_map(|slot| slot.next.take()).collect();
         for worker in new {
-            if self.is_ready(Some(worker)) {
-                self.retire(now, worker, cause.abort_reason());
-            } else {
-                self.kill(now, worker, cause.abort_reason(), false);
+            match self.workers.get(&worker).map(|worker| &worker.state) {
+                Some(State::Ready) => self.retire(now, worker, cause.abort_reason()),
+                Some(State::Aborting { .. }) => {} // it dumps core, and is killed when that takes too long
+                _ => self.kill(now, worker, cause.abort_reason(), false),
             }
         }
     }
 
     /// Slots that only the failed generation would have filled.
     fn drop_empty_slots(&mut self, previous: u32) {
-        while self.http_count() > previous && self.http.last().is_some_and(|slot| slot.current.is_none()) {
+        let is_empty = |slot: &Slot| slot.current.is_none() && slot.respawn_at.is_none();
+        while self.http_count() > previous && self.http.last().is_some_and(is_empty) {
             self.http.pop();
+            self.close_slot_if_unused(self.http_count());
         }
     }
 
-    /// Slots whose old worker had to leave first get it back.
-    fn refill_vacated(&mut self, now: Time) {
-        if !self.phase.is_serving() || self.policy.overlap_allowed {
+    /// A reload that replaced nobody has changed nothing. One that did leaves both kinds of workers behind.
+    fn return_policy(&mut self, now: Time, previous: Option<Box<Policy>>, replaced: u32) {
+        let Some(previous) = previous else { return };
+        if replaced == 0 {
+            self.policy = *previous;
+            self.plan_samples(now);
+        } else {
+            self.policy.overlap_allowed &= previous.overlap_allowed;
+        }
+    }
+
+    /// Slots whose old worker had to leave first get it back, as soon as nobody of the new ones holds the port.
+    pub(super) fn return_the_old(&mut self, now: Time) {
+        if !self.returning || !self.phase.is_serving() || !self.port_is_free() {
             return;
         }
-        for slot in self.http.iter_mut().filter(|slot| slot.current.is_none() && slot.respawn_at.is_none()) {
-            slot.respawn_at = Some(now);
+        self.returning = false;
+        for slot in 0..self.http_count() {
+            self.fill(now, Role::Http, slot, StartReason::RespawnAfterExit);
         }
     }
 
@@ -435,10 +515,9 @@ impl Supervisor {
         let early = |rollout: &Rollout| {
             matches!(rollout.cause, Cause::Recycle { .. })
                 && matches!(rollout.stage, Stage::Booting | Stage::Settling { .. })
+                && !rollout.vacates
         };
-        if self.policy.overlap_allowed
-            && let Some(rollout) = self.rollout.take_if(|rollout| early(rollout))
-        {
+        if let Some(rollout) = self.rollout.take_if(|rollout| early(rollout)) {
             self.drop_new(now, rollout.cause);
             if let Cause::Recycle { worker, reason } = rollout.cause {
                 self.recycle_queue.push_front((worker, reason));

@@ -64,8 +64,11 @@ impl Supervisor {
 
     /// Starts to stop: at first still serving where that was asked for.
     pub(super) fn begin_stop(&mut self, now: Time, cause: ShutdownCause, exit_code: u8) {
-        if !self.phase.is_serving() {
-            return;
+        match self.phase {
+            Phase::Running => {}
+            // The operator's stop wins: only its wait is over, because there is nothing left to wait with.
+            Phase::Lasting { cause, .. } => return self.drain_all(now, cause, 0),
+            _ => return,
         }
         self.request_shutdown(now, cause, exit_code);
         let by_operator = matches!(cause, ShutdownCause::Signal(_));
@@ -99,7 +102,7 @@ impl Supervisor {
         self.fail_rollout(now, ReloadFailure::Shutdown);
         self.loading = false;
         self.reload_pending = false;
-        self.resize_pending = 0;
+        self.resize_pending = None;
         self.recycle_queue.clear();
     }
 
@@ -114,6 +117,7 @@ impl Supervisor {
 
     fn stop_respawning(&mut self) {
         self.sample_at = None;
+        self.returning = false;
         for slot in self.http.iter_mut().chain(&mut self.jobs) {
             slot.respawn_at = None;
             slot.replacing = false;

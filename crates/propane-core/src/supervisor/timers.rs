@@ -10,8 +10,8 @@ use crate::worker::{State, Worker, min};
 
 use super::Supervisor;
 
-/// A manager that wakes up later than this after a deadline was not running (stopped, suspended, starved): its workers
-/// are given the time back.
+/// A manager that wakes up later than this after a deadline was not running (stopped, suspended, starved): it waits for
+/// its workers anew.
 const OVERSLEPT: Duration = Duration::from_secs(1);
 
 /// How long a hung worker has to write its core after ABRT.
@@ -31,11 +31,12 @@ impl Supervisor {
             .min()
     }
 
-    /// Gives back the time for which the manager itself was asleep.
+    /// Nobody is killed for what the manager may have missed while it was asleep.
     pub(super) fn forgive_oversleeping(&mut self, now: Time) {
-        let late = self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due));
+        let (late, boot_timeout) =
+            (self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due)), self.policy.boot_timeout);
         if late > OVERSLEPT {
-            self.workers.values_mut().for_each(|worker| worker.forgive(late));
+            self.workers.values_mut().for_each(|worker| worker.forgive(now, boot_timeout));
         }
     }
 
@@ -46,15 +47,15 @@ impl Supervisor {
     }
 
     fn fire_workers(&mut self, now: Time) {
-        let is_due = |worker: &Worker| worker.deadline().is_some_and(|at| at <= now);
-        let due: Vec<_> = self.workers.iter().filter(|(_, worker)| is_due(worker)).map(|(id, _)| *id).collect();
+        let due: Vec<_> = self.workers.iter().filter(|(_, worker)| is_due(worker, now)).map(|(id, _)| *id).collect();
         for id in due {
             self.fire_worker(now, id);
         }
     }
 
     fn fire_worker(&mut self, now: Time, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        // What became of another one may have given this one a new state, and a deadline that is not due.
+        let Some(worker) = self.workers.get(&id).filter(|worker| is_due(worker, now)) else { return };
         let silent = worker.is_wanted() && worker.heartbeat_by.is_some_and(|by| by <= now);
         match worker.state {
             State::Starting { .. } | State::Ready if silent => self.heartbeat_timed_out(now, id),
@@ -74,11 +75,10 @@ impl Supervisor {
     }
 
     fn heartbeat_timed_out(&mut self, now: Time, id: WorkerId) {
-        let timeout = self.policy.heartbeat_timeout.unwrap_or_default();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.state = State::Aborting { kill_at: now + ABORT_TIMEOUT };
+        let timeout = worker.heartbeat_timeout.unwrap_or_default();
         self.report(Report::WorkerHeartbeatTimedOut { worker: id, timeout });
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.state = State::Aborting { kill_at: now + ABORT_TIMEOUT };
-        }
         self.actions.push_back(Action::Signal { worker: id, signal: Signal::Abort });
         self.fail_rollout_of(now, id, ReloadFailure::HeartbeatTimeout);
     }
@@ -127,4 +127,8 @@ impl Supervisor {
         self.recycle_queue.push_back((id, reason));
         self.report(Report::WorkerRecycleRequested { worker: id, reason, sample });
     }
+}
+
+fn is_due(worker: &Worker, now: Time) -> bool {
+    worker.deadline().is_some_and(|at| at <= now)
 }
