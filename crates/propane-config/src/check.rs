@@ -41,8 +41,12 @@ fn unknown_variable(name: &str, judged: Variable) -> Option<Problem> {
 
 /// Roots and files that are not there.
 pub(crate) fn files(options: &Options, world: &World, choice: &WorkerChoice) -> Vec<Problem> {
-    let found =
-        [app_root(options, world), framework(options, world), app_file(world, choice), environment(options, world)];
+    let found = [
+        app_root(options, world),
+        framework(options, world),
+        app_file(options, world, choice),
+        environment(options, world),
+    ];
     found.into_iter().flatten().collect()
 }
 
@@ -64,11 +68,11 @@ fn framework(options: &Options, world: &World) -> Option<Problem> {
 }
 
 /// Without its file a directory is an app only if something else says what to run.
-fn app_file(world: &World, choice: &WorkerChoice) -> Option<Problem> {
+fn app_file(options: &Options, world: &World, choice: &WorkerChoice) -> Option<Problem> {
     if world.app_root.is_err() || world.app_file != FileRead::Missing {
         return None;
     }
-    let message = format!("there is no {APP_FILE} in the app root");
+    let message = format!("there is no {APP_FILE} in {}", options.app_root.path.display());
     Some(match choice {
         WorkerChoice::Embedded => Problem::error(Code::MissingApp, message)
             .suggest("run propane from an app root, or name it with --app-root DIR or ARLEN_APP_ROOT"),

@@ -183,7 +183,7 @@ impl Layer {
     }
 
     fn add_text(&mut self, setting: &'static Setting, text: &OsStr, origin: Origin, findings: &mut Findings) {
-        let not_text = || Misfit { out_of_range: false, label: "is not UTF-8".to_owned() };
+        let not_text = || Misfit::new("is not UTF-8");
         match text.to_str().ok_or_else(not_text).and_then(|text| setting.kind.read_text(text)) {
             Ok(value) => {
                 self.leaves.insert(setting.key, Leaf { value, origin, span: None });
@@ -207,6 +207,10 @@ impl Findings {
             .key(setting.key)
             .at(place.label(misfit.label))
             .expected(expected);
+        let problem = match misfit.meant {
+            Some(meant) => problem.suggest(format!("did you mean {meant}?")),
+            None => problem,
+        };
         self.rejected.push(Rejected { setting, kind, problem });
     }
 

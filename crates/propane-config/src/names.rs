@@ -27,14 +27,19 @@ pub(crate) fn setting_of(key: &str) -> Option<&'static Setting> {
     BY_KEY.get(key).copied()
 }
 
-/// The nearest of `names`, if it is near enough to be a slip. Short names are near everything, so a third of the
-/// letters must be right.
+/// The nearest of `names`, if it is near enough to be a slip.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    nearest_within(MOST_SLIPS, name, names)
+}
+
+/// The nearest of `names`, if at most `most` letters differ. Short names are near everything, so two thirds of the
+/// letters must be right.
+fn nearest_within<'a>(most: usize, name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let slips = |other: &str| if other.eq_ignore_ascii_case(name) { 0 } else { damerau_levenshtein(name, other) };
-    let near_enough = |slips: usize| slips <= MOST_SLIPS && slips * 3 <= name.len();
+    let near_enough = |slips: usize| slips <= most && slips * 3 <= name.len();
     names
         .into_iter()
-        .filter(|other| other.len().abs_diff(name.len()) <= MOST_SLIPS)
+        .filter(|other| other.len().abs_diff(name.len()) <= most)
         .map(|other| (slips(other), other))
         .filter(|(slips, _)| near_enough(*slips))
         .min_by_key(|(slips, _)| *slips)
@@ -42,10 +47,11 @@ pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// What was probably meant by an unknown key of a closed group: the same name in another place, or a similar one here.
+/// It is certainly a mistake, so more letters may differ than elsewhere.
 pub(crate) fn key_meant_in_group(group: &str, name: &str) -> Option<&'static str> {
     elsewhere(name).or_else(|| {
         let here = SETTINGS.iter().filter(|setting| setting.group() == Some(group));
-        let meant = nearest(name, here.map(Setting::name))?;
+        let meant = nearest_within(name.len() / 4, name, here.map(Setting::name))?;
         SETTINGS.iter().find(|setting| setting.group() == Some(group) && setting.name() == meant).map(|meant| meant.key)
     })
 }

@@ -20,7 +20,8 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
         group =
             group.elements(elements(place, if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context }));
     }
-    if let Some(expected) = &problem.expected {
+    // A message that ends with it need not repeat it.
+    if let Some(expected) = problem.expected.as_ref().filter(|expected| !problem.message.ends_with(*expected)) {
         group = group.element(Level::NOTE.message(format!("expected {}", normalize_untrusted_str(expected))));
     }
     if let Some(suggestion) = &problem.suggestion {

@@ -466,12 +466,12 @@ pub static OPTIONS: &[Setting] = &[
             "Environment: names the file under config/environments/ that is read over config/app.plist.",
         )
         .on_reload(Reload::Restart),
-    derived(Kind::Text(Shape::NonEmpty))
+    derived(Kind::Text(Shape::Path))
         .var("ARLEN_APP_ROOT")
         .flag("app-root")
         .named("appRoot", "Directory of the app; the current directory unless it is set.")
         .on_reload(Reload::Restart),
-    derived(Kind::Text(Shape::NonEmpty))
+    derived(Kind::Text(Shape::Path))
         .var("ARLEN_FRAMEWORK_ROOT")
         .flag("framework-root")
         .named(
@@ -479,11 +479,11 @@ pub static OPTIONS: &[Setting] = &[
             "Directory of an Arlen checkout or release; found beside this program unless it is set.",
         )
         .on_reload(Reload::Restart),
-    text("tmp/propane.pid", Shape::NonEmpty)
+    text("tmp/propane.pid", Shape::Path)
         .flag("pid-file")
         .named("pidFile", "Pid file, relative to the app root.")
         .on_reload(Reload::Restart),
-    text("", Shape::Any)
+    text("", Shape::Path)
         .var("ARLEN_PROPANE_LIFECYCLE_LOG")
         .named(
             "lifecycleLog",

@@ -142,11 +142,17 @@ fn value(content: &Content<'_>) -> Option<Value> {
     }
 }
 
-/// A scalar in the words that a property list has for it.
+/// A scalar as text.
 fn word(content: &Content<'_>) -> Option<String> {
     match content {
         Content::Text(text) => Some(text.clone().into_owned()),
-        Content::Typed(typed) => Some(openstep::scalar(typed)),
+        Content::Typed(typed) => Some(match &**typed {
+            plist::Value::Boolean(on) => Value::Bool(*on).to_string(),
+            plist::Value::Integer(number) => number.to_string(),
+            plist::Value::Real(number) => number.to_string(),
+            plist::Value::Date(date) => date.to_xml_format(),
+            other => openstep::scalar(other),
+        }),
         Content::Array(_) | Content::Dict(_) => None,
     }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::document::Content;
+use crate::names;
+use crate::secrets::mask_url_users;
 
 /// A resolved value, typed as its setting says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,6 +52,8 @@ pub enum Shape {
     Any,
     /// At least one character that is not a space.
     NonEmpty,
+    /// The path of a file or directory.
+    Path,
     /// Empty, or an octal file mode of up to four digits.
     Octal,
     /// Empty, or the path of a URL: starts with `/`, holds no spaces and no control characters.
@@ -63,6 +67,8 @@ pub struct Misfit {
     pub out_of_range: bool,
     /// What is wrong with the value, to stand under it: `0 is below the minimum`.
     pub label: String,
+    /// What was probably meant.
+    pub meant: Option<&'static str>,
 }
 
 impl Kind {
@@ -84,6 +90,7 @@ impl Kind {
             Self::Bool => "YES or NO".to_owned(),
             Self::Text(Shape::Any) => "text".to_owned(),
             Self::Text(Shape::NonEmpty) => "text that is not empty".to_owned(),
+            Self::Text(Shape::Path) => "a path".to_owned(),
             Self::Text(Shape::Octal) => "an octal file mode such as 027, or nothing".to_owned(),
             Self::Text(Shape::UrlPath) => "a path that starts with /, or nothing".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
@@ -129,7 +136,10 @@ impl Kind {
             Self::Choice(words) => {
                 let word = text.trim();
                 words.iter().find(|choice| choice.eq_ignore_ascii_case(word)).map_or_else(
-                    || Err(Misfit { out_of_range: true, ..Misfit::found(text) }),
+                    || {
+                        let meant = names::nearest(word, words.iter().copied());
+                        Err(Misfit { out_of_range: true, meant, ..Misfit::found(text) })
+                    },
                     |choice| Ok(Value::Text((*choice).to_owned())),
                 )
             }
@@ -140,10 +150,10 @@ impl Kind {
 
 impl Shape {
     fn read(self, text: &str) -> Result<String, Misfit> {
-        let wrong = |label: &str| Err(Misfit { out_of_range: true, label: label.to_owned() });
+        let wrong = |label: &str| Err(Misfit::out_of_range(label));
         match self {
             _ if text.contains('\0') => wrong("contains a NUL character"),
-            Self::NonEmpty if text.trim().is_empty() => wrong("is empty"),
+            Self::NonEmpty | Self::Path if text.trim().is_empty() => wrong("is empty"),
             Self::Octal if text.len() > 4 || !text.bytes().all(|digit| matches!(digit, b'0'..=b'7')) => {
                 wrong("is not an octal file mode")
             }
@@ -157,12 +167,20 @@ impl Shape {
 }
 
 impl Misfit {
+    pub(crate) fn new(label: impl Into<String>) -> Self {
+        Self { out_of_range: false, label: label.into(), meant: None }
+    }
+
+    fn out_of_range(label: impl Into<String>) -> Self {
+        Self { out_of_range: true, ..Self::new(label) }
+    }
+
     fn found(text: &str) -> Self {
-        Self { out_of_range: false, label: format!("found {}", crate::secrets::mask_url_users(&shorten(text))) }
+        Self::new(format!("found {}", mask_url_users(&shorten(text))))
     }
 
     fn type_of(content: &Content<'_>) -> Self {
-        Self { out_of_range: false, label: format!("found {}", content.describe()) }
+        Self::new(format!("found {}", content.describe()))
     }
 }
 
@@ -191,7 +209,7 @@ fn read_int(text: &str, min: i64, max: i64) -> Result<i64, Misfit> {
         _ if number > max => "above the maximum",
         _ => return Ok(number),
     };
-    Err(Misfit { out_of_range: true, label: format!("{} is {side}", shorten(digits)) })
+    Err(Misfit::out_of_range(format!("{} is {side}", shorten(digits).trim_matches('"'))))
 }
 
 fn read_word(content: &Content<'_>) -> Result<String, Misfit> {

@@ -2,6 +2,8 @@
 //! `invalid/` what it refuses; a new case is a new file. Where propane differs on purpose, the file is listed here and
 //! has a test of its own below.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +76,7 @@ fn typed_scalar(value: &plist::Value) -> Json {
         plist::Value::Real(number) => json!({"t": "real", "v": number.to_string()}),
         plist::Value::Date(date) => json!({"t": "date", "v": date.to_xml_format().replace('Z', ".000Z")}),
         plist::Value::Data(bytes) => {
-            json!({"t": "data", "v": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()})
+            json!({"t": "data", "v": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()})
         }
         plist::Value::Uid(uid) => {
             json!({"t": "dict", "v": {"CF$UID": {"t": "int", "v": uid.get().to_string()}}})

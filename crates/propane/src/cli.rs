@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::OsStringValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use propane_config::{Args, Flag, Kind, OPTIONS, SETTINGS, Setting};
+use propane_config::{Args, Flag, Kind, OPTIONS, SETTINGS, Setting, Shape};
 
 use crate::commands::config_check::CheckOptions;
 use crate::commands::config_print::PrintOptions;
@@ -73,7 +73,7 @@ pub(crate) fn command() -> Command {
         .after_help(AFTER_HELP)
         .args_override_self(true)
         .override_usage("propane [OPTIONS] [-- WORKER ARGS]\n       propane [OPTIONS] config <COMMAND>")
-        .args(OPTIONS.iter().filter_map(|row| arg(row, "Options")))
+        .args(OPTIONS.iter().filter_map(|row| arg(row, "Running")))
         .args(SETTINGS.iter().filter_map(|row| arg(row, "Settings")))
         .arg(
             Arg::new(WORKER_ARGS)
@@ -107,6 +107,7 @@ fn arg(row: &'static Setting, heading: &'static str) -> Option<Arg> {
         Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("yes").value_name("yes|no"),
         Kind::Int { .. } => arg.value_name("N").allow_negative_numbers(true),
         Kind::Choice(words) => arg.value_name(words.join("|")),
+        Kind::Text(Shape::Path) => arg.value_name("PATH"),
         Kind::Text(_) | Kind::List => arg.value_name("TEXT"),
     })
 }

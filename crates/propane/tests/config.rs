@@ -1,0 +1,183 @@
+//! The `config` commands over the app roots under `testdata/apps/`, run as a user runs them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn app(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/apps").join(name).canonicalize().unwrap()
+}
+
+/// The program in an app root, with nothing in its environment but a name for the node, since hosts differ.
+fn propane(app: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_propane"));
+    command.env_clear().env("ARLEN_CLUSTER_NODE_ID", "node-1").current_dir(app);
+    command
+}
+
+/// Everything that the program said, with the app root's path taken out.
+fn said(root: &Path, command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(root.to_str().unwrap(), "[APP]");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    let stderr = if stderr.is_empty() { String::new() } else { format!("--- stderr\n{stderr}") };
+    format!("{stdout}{stderr}--- exit {}\n", output.status.code().unwrap())
+}
+
+fn config(name: &str, words: &[&str]) -> String {
+    said(&app(name), propane(&app(name)).arg("config").args(words))
+}
+
+/// A snapshot under the `snapshots/` of the workspace.
+macro_rules! assert_shown {
+    ($name:literal, $shown:expr) => {
+        insta::with_settings!({
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/../../snapshots/propane"),
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, { insta::assert_snapshot!($name, $shown) });
+    };
+}
+
+#[test]
+fn the_seeds_own_snippets_resolve() {
+    assert_shown!("seed_print_all", config("seed", &["print", "--all"]));
+    assert_shown!("seed_print_json", config("seed", &["print", "--format", "json"]));
+    assert_shown!("seed_print_plist", config("seed", &["print", "--format", "plist"]));
+    assert_shown!("seed_print_env", config("seed", &["print", "--format", "env"]));
+    assert_shown!("seed_check", config("seed", &["check"]));
+}
+
+#[test]
+fn layers_override_each_other_and_say_so() {
+    let words = ["print", "--env", "production", "--workers", "12", "--all"];
+    assert_shown!("layered_print_all", config("layered", &words));
+    assert_shown!("layered_print_json", config("layered", &[words.as_slice(), &["--format=json"]].concat()));
+    assert_shown!("layered_print_changed", config("layered", &["print", "--env", "staging", "--changed"]));
+    assert_shown!("layered_print_plist", config("layered", &["print", "--env", "staging", "--format", "plist"]));
+    assert_shown!("layered_print_env", config("layered", &["print", "--format", "env", "--changed"]));
+    assert_shown!("layered_check", config("layered", &["check", "--env", "staging", "--strict"]));
+}
+
+#[test]
+fn the_design_s_own_sample_is_what_is_printed() {
+    let keys = ["propaneAccessories.workerCount", "enableReusePort", "database.connectionString"];
+    let shown = config("layered", &[&["print", "--workers", "12", "--all"], keys.as_slice()].concat());
+    for line in [
+        "propaneAccessories.workerCount = 12    # --workers\n",
+        "                                 8     #   over config/environments/production.plist:3:40\n",
+        "                                 4     #   over config/app.plist:6:19\n",
+        "                                 4     #   over built-in default\n",
+        "enableReusePort                = YES   # derived: propaneAccessories.workerCount = 12 > 1 (--workers)\n",
+        "database.connectionString      = ***   # config/app.plist:11:35 (secret)\n",
+    ] {
+        assert!(shown.contains(line), "{line:?} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn every_layer_s_mistakes_are_told_at_once() {
+    assert_shown!("mistakes_check", config("mistakes", &["check"]));
+    assert_shown!("mistakes_check_json", config("mistakes", &["check", "--format", "json"]));
+    let mut command = propane(&app("mistakes"));
+    command.args(["config", "check", "--connection-timeout-seconds=never", "--socket-strategy", "stear"]);
+    let variables = [
+        ("ARLEN_PORT", "tcp://10.0.0.1:3000"),
+        ("ARLEN_PROPANE_WORKER_COUNT", "3"),
+        ("ARLEN_CLUSTR_NAME", "shop"),
+        ("ARLEN_CLUSTER_EXPECTED_NODES", "0"),
+        ("ARLEN_MAX_HTTP_SESSIONS", ""),
+        ("MOJOOBJC_HOST", "0.0.0.0"),
+    ];
+    assert_shown!("mistakes_check_everywhere", said(&app("mistakes"), command.envs(variables)));
+}
+
+#[test]
+fn a_broken_file_is_quoted_without_its_secrets() {
+    let shown = config("broken", &["check"]);
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert_shown!("broken_check", shown);
+    assert_shown!("broken_print", config("broken", &["print", "host"]));
+}
+
+#[test]
+fn no_form_shows_a_secret() {
+    for app in ["layered", "mistakes", "broken", "xml", "binary"] {
+        for format in ["text", "json", "plist", "env"] {
+            let shown = config(app, &["print", "--all", "--format", format]);
+            assert!(!shown.contains("hunter2"), "{app} as {format}:\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn xml_and_binary_files_resolve_alike() {
+    let xml = config("xml", &["print", "--all"]);
+    assert_eq!(xml, config("binary", &["print", "--all"]));
+    assert_shown!("xml_print_all", xml);
+}
+
+#[test]
+fn misspelt_names_exit_with_3_and_a_suggestion() {
+    assert_shown!("misspelt_environment", config("layered", &["check", "--env", "prodution"]));
+    assert_shown!("misspelt_key", config("layered", &["print", "workerCuont"]));
+    assert_shown!("foreign_environment", config("layered", &["check", "--env", "qa"]));
+}
+
+/// A start refuses what the commands refuse, with the code of a start.
+#[test]
+fn a_start_with_errors_exits_with_2_and_starts_nothing() {
+    for (name, words) in [
+        ("mistakes", &[][..]),
+        ("broken", &[]),
+        ("layered", &["--env", "prodution"]),
+        ("layered", &["--env", "../layered"]),
+        ("layered", &["--port", "0"]),
+        ("layered", &["--worker", "3"]),
+        ("layered", &["--port"]),
+        ("seed", &["--job-worker-count", "2"]),
+        ("seed", &["--worker-cmd", "server 'unclosed"]),
+    ] {
+        let output = propane(&app(name)).args(words).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name} {words:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{name} {words:?}: {output:?}");
+        assert!(!output.stderr.is_empty(), "{name} {words:?}");
+    }
+}
+
+#[test]
+fn a_directory_without_an_app_says_how_to_name_one() {
+    let empty = tempfile::tempdir().unwrap();
+    let root = empty.path().canonicalize().unwrap();
+    assert_shown!("no_app", said(&root, propane(&root).args(["config", "check"])));
+    let command = ["config", "check", "--worker-cmd", "gunicorn app:app"];
+    assert_shown!("no_app_but_a_command", said(&root, propane(&root).args(command)));
+    let gone = root.join("gone");
+    assert_shown!("no_app_root", said(&root, propane(&root).args(["config", "check", "--app-root"]).arg(gone)));
+}
+
+/// The positions of flags count the words after the program's name.
+#[test]
+fn arguments_know_their_position() {
+    let shown = config("seed", &["print", "--port=1", "--port", "4001", "--format", "json", "port"]);
+    let json: serde_json::Value = serde_json::from_str(shown.split("--- exit").next().unwrap()).unwrap();
+    let origin = &json["settings"][0]["origin"];
+    assert_eq!(origin["flag"], "--port");
+    assert_eq!(origin["index"], 4, "propane config print --port=1 --port: {json}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = propane(&app("layered"));
+    let status = command.args(["config", "print", "--all"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(status.status.code(), Some(0));
+    assert!(status.stderr.is_empty(), "{status:?}");
+}
+
+#[test]
+fn a_pipe_gets_no_colours() {
+    assert!(!config("mistakes", &["check"]).contains('\x1b'));
+}
