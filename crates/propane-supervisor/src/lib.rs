@@ -1,1 +1,32 @@
 //! The Linux driver of `propane-core`: processes, signals, sockets, readiness.
+//!
+//! It makes no decisions. [`run`] takes a resolved configuration, turns it into the core's policy and the workers'
+//! command lines, and then only carries events to the core and performs its actions.
+
+mod children;
+mod collision;
+mod diagnostics;
+mod driver;
+mod http_probe;
+mod identity;
+mod journal;
+mod lifecycle;
+mod notify;
+mod output;
+mod pidfile;
+mod plan;
+mod poller;
+mod prepare;
+mod procinfo;
+mod program;
+mod readiness;
+mod reload;
+mod signals;
+mod sockdiag;
+mod sockets;
+mod spawn;
+mod startup;
+mod state;
+
+pub use diagnostics::install as install_diagnostics;
+pub use startup::run;

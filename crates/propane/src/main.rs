@@ -16,8 +16,16 @@ use propane_config::{Args, Inputs};
 
 use crate::cli::Action;
 
+/// The word with which the manager starts the embedded worker: this program again, with a command line of its own.
+const WORKER: &str = "worker";
+
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some((first, rest)) = words.split_first()
+        && first == WORKER
+    {
+        return propane_worker::embedded::main(rest.iter().cloned());
+    }
     let request = match cli::parse(&words) {
         Ok(request) => request,
         Err(message) => return output::show_usage(&message),
@@ -25,7 +33,7 @@ fn main() -> ExitCode {
     let inputs = inputs(request.args);
     let resolution = propane_config::load(&inputs);
     let answer = match request.action {
-        Action::Run => return run::run(inputs, resolution),
+        Action::Run => return run::run(inputs, &resolution),
         Action::Print(options) => commands::config_print::answer(&resolution, &options, output::colours()),
         Action::Check(options) => commands::config_check::answer(&resolution, &options, output::colours()),
     };

@@ -7,10 +7,12 @@ use propane_config::{Inputs, Resolution};
 use crate::commands::problems;
 use crate::{exit, output};
 
-/// Runs the manager until it is told to stop. Nothing is started while anything is wrong with the configuration.
-#[expect(clippy::needless_pass_by_value, reason = "the manager keeps both")]
-pub(crate) fn run(_inputs: Inputs, resolution: Resolution) -> ExitCode {
-    let report = problems(&resolution, output::colours().stderr);
-    output::write_stderr(&report);
-    ExitCode::from(exit::of_start(&resolution).unwrap_or(0))
+/// Runs the manager until it has stopped. Nothing is started while anything is wrong with the configuration.
+pub(crate) fn run(inputs: Inputs, resolution: &Resolution) -> ExitCode {
+    output::write_stderr(&problems(resolution, output::colours().stderr));
+    if let Some(code) = exit::of_start(resolution) {
+        return ExitCode::from(code);
+    }
+    propane_supervisor::install_diagnostics();
+    ExitCode::from(propane_supervisor::run(inputs, resolution))
 }

@@ -1,0 +1,242 @@
+//! The processes that the manager has started and not forgotten: the only place that knows pids.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as UnixSignal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use propane_core::{ExitStatus, Generation, Role, Signal, SpawnError, WorkerId};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::lifecycle::WorkerFacts;
+use crate::notify::NotifySocket;
+use crate::plan::{Invocation, Plan};
+use crate::procinfo::{self, ProcessId};
+use crate::program;
+use crate::spawn::{self, FdLimit, c_string};
+
+/// A process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: i32,
+    start: Option<ProcessId>,
+    pidfd: OwnedFd,
+    role: Role,
+    slot: u32,
+    generation: Generation,
+    notify: Option<NotifySocket>,
+    reaped: bool,
+}
+
+impl Child {
+    /// Its pid, which is also its process group's number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What becomes readable when it ends.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Where it says that it is ready.
+    pub(crate) fn notify(&self) -> Option<&NotifySocket> {
+        self.notify.as_ref()
+    }
+
+    /// Whether it is an HTTP worker.
+    pub(crate) fn serves_http(&self) -> bool {
+        self.role == Role::Http
+    }
+
+    /// Whether a process of its group is left.
+    fn group_alive(&self) -> bool {
+        killpg(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH)
+    }
+
+    /// A process that is gone cannot be signalled, and that is what was wanted: errors mean nothing here.
+    fn to_leader(&self, signal: UnixSignal) {
+        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+            let _ = pidfd_send_signal(&self.pidfd, signal);
+        }
+    }
+
+    fn to_group(&self, signal: UnixSignal) {
+        // Never below 2: 0 and 1 would be this manager's own group and init.
+        if self.pid > 1 {
+            let _ = killpg(Pid::from_raw(self.pid), signal);
+        }
+    }
+}
+
+/// What a new process needs besides its plan.
+pub(crate) struct Birth<'a> {
+    pub(crate) worker: WorkerId,
+    pub(crate) role: Role,
+    pub(crate) slot: u32,
+    pub(crate) generation: Generation,
+    pub(crate) stdin: BorrowedFd<'a>,
+    pub(crate) listener: Option<BorrowedFd<'a>>,
+    pub(crate) fd_limit: Option<FdLimit>,
+    pub(crate) notify: Option<NotifySocket>,
+}
+
+/// All children.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    by_id: BTreeMap<WorkerId, Child>,
+    by_pid: HashMap<i32, WorkerId>,
+}
+
+impl Children {
+    /// Starts a process.
+    pub(crate) fn start(&mut self, plan: &Plan, birth: Birth<'_>) -> Result<&Child, SpawnError> {
+        let Birth { worker, role, slot, generation, .. } = birth;
+        let invocation = match role {
+            Role::Http => plan.http_worker(slot, generation, birth.notify.as_ref().map(NotifySocket::path)),
+            Role::Job => plan.job_worker(slot, generation),
+        };
+        let pid = start_process(plan, &invocation, &birth)?;
+        let pidfd = match rustix::process::Pid::from_raw(pid.as_raw()).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            Some(Ok(pidfd)) => pidfd,
+            other => return Err(give_up(pid, other.and_then(Result::err))),
+        };
+        let start = procinfo::identify(pid.as_raw());
+        let notify = birth.notify;
+        let child = Child { pid: pid.as_raw(), start, pidfd, role, slot, generation, notify, reaped: false };
+        self.by_pid.insert(pid.as_raw(), worker);
+        Ok(self.by_id.entry(worker).insert_entry(child).into_mut())
+    }
+
+    /// A child by name.
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Child> {
+        self.by_id.get(&worker)
+    }
+
+    /// All children.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Child)> {
+        self.by_id.iter().map(|(worker, child)| (*worker, child))
+    }
+
+    /// Who they are, for the state file.
+    pub(crate) fn process_ids(&self) -> Vec<ProcessId> {
+        self.by_id.values().filter_map(|child| child.start).collect()
+    }
+
+    /// What a report says of a worker.
+    pub(crate) fn facts(&self, worker: WorkerId) -> WorkerFacts {
+        let unknown = WorkerFacts { pid: 0, role: Role::Http, slot: 0, generation: 0 };
+        self.by_id.get(&worker).map_or(unknown, |child| WorkerFacts {
+            pid: child.pid,
+            role: child.role,
+            slot: child.slot,
+            generation: child.generation,
+        })
+    }
+
+    /// Sends a signal (see [`propane_core::Action::Signal`]). CONT follows TERM, so that a stopped process gets it.
+    pub(crate) fn signal(&self, worker: WorkerId, signal: Signal) {
+        let Some(child) = self.by_id.get(&worker) else { return };
+        match (signal, child.role) {
+            (Signal::Kill, _) => {
+                child.to_leader(UnixSignal::SIGKILL);
+                child.to_group(UnixSignal::SIGKILL);
+            }
+            (Signal::Abort, _) => child.to_leader(UnixSignal::SIGABRT),
+            (Signal::Term, Role::Http) if !child.reaped => {
+                child.to_leader(UnixSignal::SIGTERM);
+                child.to_leader(UnixSignal::SIGCONT);
+            }
+            (Signal::Term, _) => {
+                child.to_group(UnixSignal::SIGTERM);
+                child.to_group(UnixSignal::SIGCONT);
+            }
+        }
+    }
+
+    /// Takes a dead child's status, if it is dead. Returns it with whether others of its group are alive.
+    pub(crate) fn reap(&mut self, worker: WorkerId) -> Option<(ExitStatus, bool)> {
+        let child = self.by_id.get_mut(&worker).filter(|child| !child.reaped)?;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        let status = exit_status(waitid(Id::PIDFd(child.pidfd.as_fd()), flags).ok()?)?;
+        child.reaped = true;
+        child.notify = None;
+        self.by_pid.remove(&child.pid);
+        Some((status, child.group_alive()))
+    }
+
+    /// Looks for dead children in the order in which the kernel names them. Orphans that this manager has inherited, as
+    /// a subreaper or as PID 1, are reaped on the way; a dead worker is left to be reaped by name, and returned.
+    pub(crate) fn sweep(&self) -> Option<WorkerId> {
+        loop {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let pid = waitid(Id::All, flags).ok().and_then(|status| status.pid())?;
+            match self.by_pid.get(&pid.as_raw()) {
+                Some(worker) => return Some(*worker),
+                None => waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok()?,
+            };
+        }
+    }
+
+    /// Dead children with living group members.
+    pub(crate) fn lingering(&self) -> impl Iterator<Item = WorkerId> {
+        self.by_id.iter().filter(|(_, child)| child.reaped).map(|(worker, _)| *worker)
+    }
+
+    /// Whether the rest of a dead child's group is gone.
+    pub(crate) fn group_is_empty(&self, worker: WorkerId) -> bool {
+        self.by_id.get(&worker).is_some_and(|child| child.reaped && !child.group_alive())
+    }
+
+    /// Forgets dead children that nobody asks for any more. Returns whether there were any.
+    pub(crate) fn forget_reaped(&mut self, is_known: impl Fn(WorkerId) -> bool) -> bool {
+        let before = self.by_id.len();
+        self.by_id.retain(|worker, child| !child.reaped || is_known(*worker));
+        self.by_id.len() != before
+    }
+}
+
+fn start_process(plan: &Plan, invocation: &Invocation, birth: &Birth<'_>) -> Result<Pid, SpawnError> {
+    let path = invocation.env.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
+    let program = program::find(&invocation.program, &plan.directory, path)
+        .map_err(|error| SpawnError { permanent: true, message: error.to_string() })?;
+    let shown = program.display().to_string();
+    let variable = |(name, value): (&OsString, &OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let child = spawn::Child {
+        program: c_string(program.into_os_string().as_bytes()),
+        argv: invocation.argv.iter().map(|word| c_string(word.as_bytes())).collect(),
+        env: invocation.env.iter().map(|pair| c_string(variable(pair))).collect(),
+        directory: c_string(plan.directory.as_os_str().as_bytes()),
+        stdin: birth.stdin,
+        listener: birth.listener,
+        fd_limit: birth.fd_limit,
+        umask: plan.umask,
+        identity: plan.identity.clone(),
+    };
+    spawn::spawn(child).map_err(|failure| SpawnError {
+        permanent: failure.is_permanent(),
+        message: format!("cannot execute {shown}: {} ({:?})", failure.error, failure.step),
+    })
+}
+
+/// A process that cannot be watched cannot be kept.
+fn give_up(pid: Pid, errno: Option<rustix::io::Errno>) -> SpawnError {
+    // Both are about a child that is there for certain, because nobody else reaps.
+    let _ = killpg(pid, UnixSignal::SIGKILL);
+    let _ = waitpid(pid, None);
+    let error = errno.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from);
+    SpawnError { permanent: false, message: format!("cannot watch process {pid}: {error}") }
+}
+
+fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code)),
+        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32)),
+        _ => None,
+    }
+}

@@ -1,0 +1,346 @@
+//! The loop: wait, turn what happened into events, let the core decide, perform its actions (DESIGN §3).
+//!
+//! There is no decision here. What an event means is the core's to say; what the world looks like is said by the
+//! modules that this one calls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use propane_core::{
+    Action, Event, Generation, Proof, Report, Role, ShutdownCause, SpawnError, StopSignal, Supervisor, Time, WorkerId,
+};
+
+use crate::children::{Birth, Children};
+use crate::collision;
+use crate::journal::Journal;
+use crate::notify::NotifyDirectory;
+use crate::plan::Plan;
+use crate::poller::{Poller, Token};
+use crate::procinfo;
+use crate::readiness::{Expectation, Readiness};
+use crate::reload::Loader;
+use crate::signals::{Caught, Signals};
+use crate::sockets::Sockets;
+use crate::spawn::FdLimit;
+use crate::state::{self, State};
+
+/// How often a group whose leader is gone is looked at: its last process may not be a child of this manager, and then
+/// nothing tells of its end.
+const LINGER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the driver is set up with.
+pub(crate) struct Setup {
+    pub(crate) plan: Plan,
+    pub(crate) loader: Loader,
+    pub(crate) sockets: Sockets,
+    pub(crate) signals: Signals,
+    pub(crate) notify: Option<NotifyDirectory>,
+    pub(crate) journal: Journal,
+    pub(crate) state_file: PathBuf,
+    pub(crate) fd_limit: Option<FdLimit>,
+}
+
+/// The manager at work.
+pub(crate) struct Driver {
+    core: Supervisor,
+    plans: BTreeMap<Generation, Rc<Plan>>,
+    loader: Loader,
+    sockets: Sockets,
+    children: Children,
+    readiness: Readiness,
+    notify: Option<NotifyDirectory>,
+    signals: Signals,
+    poller: Poller,
+    journal: Journal,
+    inbox: VecDeque<Event>,
+    epoch: Instant,
+    dev_null: File,
+    state_file: PathBuf,
+    state_changed: bool,
+    state_failed: bool,
+    fd_limit: Option<FdLimit>,
+    collision_told: bool,
+    exit: Option<(u8, ShutdownCause)>,
+}
+
+impl Driver {
+    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        for signal in setup.signals.descriptors() {
+            poller.add(signal, Token::Signal)?;
+        }
+        Ok(Self {
+            core: Supervisor::new(setup.plan.policy.clone(), seed()),
+            plans: BTreeMap::from([(0, Rc::new(setup.plan))]),
+            loader: setup.loader,
+            sockets: setup.sockets,
+            children: Children::default(),
+            readiness: Readiness::default(),
+            notify: setup.notify,
+            signals: setup.signals,
+            poller,
+            journal: setup.journal,
+            inbox: VecDeque::from([Event::BootRequested]),
+            epoch: Instant::now(),
+            dev_null: File::open("/dev/null")?,
+            state_file: setup.state_file,
+            state_changed: false,
+            state_failed: false,
+            fd_limit: setup.fd_limit,
+            collision_told: false,
+            exit: None,
+        })
+    }
+
+    /// Runs until the core says `Exit`. Returns the exit code, the reason, and the journal for the last words.
+    pub(crate) fn run(mut self) -> io::Result<(u8, ShutdownCause, Journal)> {
+        loop {
+            self.settle();
+            if let Some((code, cause)) = self.exit {
+                return Ok((code, cause, self.journal));
+            }
+            self.save_state();
+            self.wait()?;
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Hands every event to the core and performs what it asks for, until there is nothing left to do.
+    fn settle(&mut self) {
+        while let Some(event) = self.inbox.pop_front() {
+            self.core.handle_event(self.now(), event);
+            while let Some(action) = self.core.poll_action() {
+                self.perform(action);
+            }
+            let core = &self.core;
+            self.state_changed |= self.children.forget_reaped(|worker| core.worker(worker).is_some());
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, role, slot, generation } => self.spawn(worker, role, slot, generation),
+            Action::Signal { worker, signal } => self.children.signal(worker, signal),
+            Action::LoadConfiguration { generation } => self.load(generation),
+            Action::Sample { worker } => self.sample(worker),
+            Action::CloseSlot { slot } => self.sockets.close_slot(slot),
+            Action::KeepGenerations { generations } => self.plans.retain(|plan, _| generations.contains(plan)),
+            Action::ReopenLog => self.journal.reopen(),
+            Action::Report(report) => self.report(&report),
+            Action::Exit { code, cause } => self.exit = Some((code, cause)),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: Generation) {
+        let event = match self.try_spawn(worker, role, slot, generation) {
+            Ok(()) => Event::Spawned { worker },
+            Err(error) => Event::SpawnFailed { worker, error },
+        };
+        self.inbox.push_back(event);
+    }
+
+    fn try_spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: Generation) -> Result<(), SpawnError> {
+        let passing =
+            |what: &str, error: &io::Error| SpawnError { permanent: false, message: format!("{what}: {error}") };
+        let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
+        let plan = Rc::clone(self.plans.get(&generation).ok_or_else(gone)?);
+        let notify = self.notify.as_ref().filter(|_| role == Role::Http);
+        let notify = notify.map(|directory| directory.socket(worker, plan.identity.as_ref()));
+        let notify = notify.transpose().map_err(|error| passing("cannot make a notify socket", &error))?;
+        let listener = match role {
+            Role::Http => self.sockets.for_slot(slot).map_err(|error| passing("cannot listen", &error))?,
+            Role::Job => None,
+        };
+        let (stdin, fd_limit) = (self.dev_null.as_fd(), self.fd_limit);
+        let birth = Birth { worker, role, slot, generation, stdin, listener, fd_limit, notify };
+        let child = self.children.start(&plan, birth)?;
+        self.state_changed = true;
+        let watched = self.poller.add(child.pidfd(), Token::Exit(worker)).and_then(|()| match child.notify() {
+            Some(socket) => self.poller.add(socket, Token::Notify(worker)),
+            None => Ok(()),
+        });
+        // A child that cannot be watched here is found by the sweep after SIGCHLD all the same.
+        if let Err(error) = watched {
+            tracing::warn!("cannot watch pid {}: {error}", child.pid());
+        }
+        let pid = child.pid();
+        if role == Role::Http {
+            let expectation = Expectation {
+                listener: self.sockets.inode(slot),
+                address: self.sockets.address(),
+                path: plan.readiness_path.clone(),
+                settle: plan.policy.reload_overlap,
+            };
+            self.readiness.expect(self.now(), worker, pid, expectation);
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, generation: Generation) {
+        let event = match self.loader.load(&mut self.journal) {
+            Some(plan) => {
+                let policy = Box::new(plan.policy.clone());
+                self.plans.insert(generation, Rc::new(plan));
+                Event::ConfigurationLoaded { policy }
+            }
+            None => Event::ConfigurationRefused,
+        };
+        self.inbox.push_back(event);
+    }
+
+    fn sample(&mut self, worker: WorkerId) {
+        let seen = self.children.get(worker).and_then(|child| procinfo::sample(child.pid()));
+        self.inbox.extend(seen.map(|sample| Event::Sampled { worker, sample }));
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.journal.report(report, |worker| self.children.facts(worker));
+    }
+
+    /// Waits until something happens, and puts it into the inbox.
+    fn wait(&mut self) -> io::Result<()> {
+        let tokens = self.poller.wait(self.timeout())?;
+        for token in tokens {
+            match token {
+                Token::Signal => self.take_signals(),
+                Token::Exit(worker) => self.reap(worker),
+                Token::Notify(worker) => self.hear(worker),
+            }
+        }
+        self.look_for_ready();
+        self.look_for_empty_groups();
+        if self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
+            self.inbox.push_back(Event::TimePassed);
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let now = self.now();
+        let linger = self.children.lingering().next().map(|_| now + LINGER_INTERVAL);
+        let due = [self.core.poll_timeout(), self.readiness.next_look(), linger].into_iter().flatten().min();
+        due.map(|due| due.since(now))
+    }
+
+    fn take_signals(&mut self) {
+        for caught in self.signals.take() {
+            match caught {
+                Caught::Hup => self.inbox.push_back(Event::ReloadRequested),
+                Caught::Term => self.inbox.push_back(Event::StopRequested { signal: StopSignal::Term }),
+                Caught::Int => self.inbox.push_back(Event::StopRequested { signal: StopSignal::Int }),
+                Caught::Quit => self.inbox.push_back(Event::StopRequested { signal: StopSignal::Quit }),
+                Caught::Ttin => self.inbox.push_back(Event::ScaleUpRequested),
+                Caught::Ttou => self.inbox.push_back(Event::ScaleDownRequested),
+                Caught::Usr1 => self.inbox.push_back(Event::LogReopenRequested),
+                Caught::Usr2 => tracing::warn!("USR2 (self-upgrade) is not supported; nothing was done"),
+                Caught::Chld => self.sweep(),
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        while let Some(worker) = self.children.sweep() {
+            self.reap(worker);
+        }
+    }
+
+    fn reap(&mut self, worker: WorkerId) {
+        // Words that came before the end count: READY=1 of a worker that crashes at once, say.
+        self.hear(worker);
+        if let Some(child) = self.children.get(worker) {
+            self.poller.remove(child.pidfd());
+            if let Some(socket) = child.notify() {
+                self.poller.remove(socket);
+            }
+        }
+        if let Some((status, group_alive)) = self.children.reap(worker) {
+            self.readiness.forget(worker);
+            self.tell_of_collision(worker);
+            self.inbox.push_back(Event::Exited { worker, status, group_alive });
+        }
+    }
+
+    fn hear(&mut self, worker: WorkerId) {
+        let Some(child) = self.children.get(worker) else { return };
+        let Some(socket) = child.notify() else { return };
+        while let Some((message, sender)) = socket.receive() {
+            if !sender.is_some_and(|sender| is_of_family(sender, child.pid())) {
+                continue;
+            }
+            if message.ready {
+                self.inbox.extend(self.readiness.notified(worker).map(|proof| Event::BecameReady { worker, proof }));
+            }
+            if message.heartbeat {
+                self.inbox.push_back(Event::HeartbeatReceived { worker });
+            }
+        }
+    }
+
+    fn look_for_ready(&mut self) {
+        let now = self.now();
+        for (worker, proof) in self.readiness.look(now) {
+            if proof == Proof::Unproven {
+                let pid = self.children.facts(worker).pid;
+                tracing::warn!("pid {pid}: nothing shows whether it is ready; taken for ready after the settling time");
+            }
+            self.inbox.push_back(Event::BecameReady { worker, proof });
+        }
+    }
+
+    fn look_for_empty_groups(&mut self) {
+        let empty = self.children.lingering().filter(|worker| self.children.group_is_empty(*worker));
+        self.inbox.extend(empty.map(|worker| Event::GroupEmptied { worker }));
+    }
+
+    /// Tells once when copies of a worker that binds by itself keep each other off the port.
+    fn tell_of_collision(&mut self, dead: WorkerId) {
+        let binds_by_itself = !self.sockets.are_inherited();
+        let was_ready = self.core.worker(dead).is_none_or(propane_core::Worker::was_ready);
+        let is_http = self.children.get(dead).is_some_and(crate::children::Child::serves_http);
+        if self.collision_told || !binds_by_itself || was_ready || !is_http || self.sockets.can_be_shared() {
+            return;
+        }
+        let others = self.children.iter().filter(|(worker, child)| *worker != dead && child.serves_http());
+        let others = others.map(|(_, child)| child.pid()).collect::<Vec<_>>();
+        if let Some(owner) = collision::owner(self.sockets.address().port(), &others) {
+            self.collision_told = true;
+            let pid = self.children.facts(dead).pid;
+            self.journal.collision(self.sockets.address(), owner, pid);
+        }
+    }
+
+    /// Keeps the state file true. A manager that cannot write it goes on without: only the next start misses it.
+    fn save_state(&mut self) {
+        if !std::mem::take(&mut self.state_changed) {
+            return;
+        }
+        let directory = self.notify.as_ref().map(|directory| directory.path().to_owned());
+        let saved = state::save(&self.state_file, &State::new(directory, self.children.process_ids()));
+        if let Err(error) = &saved
+            && !self.state_failed
+        {
+            tracing::warn!("cannot write {}: {error}", self.state_file.display());
+        }
+        self.state_failed = saved.is_err();
+    }
+}
+
+/// A process of the worker, or one that is gone already: then its socket's name, which only the worker was told, speaks
+/// for it.
+fn is_of_family(sender: i32, worker: i32) -> bool {
+    sender == worker || procinfo::stat(sender).is_none_or(|stat| stat.pgrp == worker || stat.ppid == worker)
+}
+
+/// Jitter needs no secrecy: time and pid differ between managers, and that is all it is for.
+fn seed() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos() % u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id())
+}

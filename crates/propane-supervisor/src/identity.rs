@@ -1,0 +1,74 @@
+//! As whom workers run: `runAsUser` and `runAsGroup`.
+
+use std::ffi::CString;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use crate::spawn::Identity;
+
+/// Why workers cannot run as somebody else.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum IdentityError {
+    /// Only root can.
+    #[error("runAsUser and runAsGroup need a manager that runs as root")]
+    NotRoot,
+    /// The user is not known here.
+    #[error("runAsUser: there is no user {0:?} on this machine")]
+    NoUser(String),
+    /// The group is not known here.
+    #[error("runAsGroup: there is no group {0:?} on this machine")]
+    NoGroup(String),
+}
+
+/// Looks the names (or numbers) up. Empty names ask for nothing.
+pub(crate) fn find(user: &str, group: &str) -> Result<Option<Identity>, IdentityError> {
+    if user.is_empty() && group.is_empty() {
+        return Ok(None);
+    }
+    if !Uid::effective().is_root() {
+        return Err(IdentityError::NotRoot);
+    }
+    let account = (!user.is_empty()).then(|| find_user(user)).transpose()?;
+    let gid = match (group, &account) {
+        ("", Some(account)) => account.gid,
+        ("", None) => Gid::effective(),
+        (name, _) => find_group(name)?,
+    };
+    let groups = account.as_ref().and_then(|account| groups_of(&account.name, gid)).unwrap_or_else(|| vec![gid]);
+    let uid = account.map_or_else(Uid::effective, |account| account.uid);
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Some(Identity { uid: uid.as_raw(), gid: gid.as_raw(), groups }))
+}
+
+fn find_user(name: &str) -> Result<User, IdentityError> {
+    let by_number = || name.parse().ok().and_then(|uid| User::from_uid(Uid::from_raw(uid)).ok().flatten());
+    User::from_name(name).ok().flatten().or_else(by_number).ok_or_else(|| IdentityError::NoUser(name.to_owned()))
+}
+
+fn find_group(name: &str) -> Result<Gid, IdentityError> {
+    let by_number = || name.parse().ok().map(Gid::from_raw);
+    let by_name = Group::from_name(name).ok().flatten().map(|group| group.gid);
+    by_name.or_else(by_number).ok_or_else(|| IdentityError::NoGroup(name.to_owned()))
+}
+
+fn groups_of(user: &str, gid: Gid) -> Option<Vec<Gid>> {
+    getgrouplist(&CString::new(user).ok()?, gid).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up() {
+        assert_eq!(find("", ""), Ok(None));
+        let expected = |error| if Uid::effective().is_root() { error } else { IdentityError::NotRoot };
+        assert_eq!(find("no-such-user", ""), Err(expected(IdentityError::NoUser("no-such-user".to_owned()))));
+        assert_eq!(find("", "no-such-group"), Err(expected(IdentityError::NoGroup("no-such-group".to_owned()))));
+        if Uid::effective().is_root() {
+            let nobody = find("nobody", "").unwrap().unwrap();
+            assert_eq!(find(&nobody.uid.to_string(), "").unwrap().unwrap(), nobody, "a number does as well");
+            assert_eq!(find("nobody", "0").unwrap().unwrap().gid, 0);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What the manager says: plain lines and lifecycle events, to standard output and to the lifecycle log, and its state
+//! to its own service manager (`sd_notify(3)`).
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use propane_core::{Report, WorkerId};
+use sd_notify::NotifyState;
+
+use crate::lifecycle::{self, Line, WorkerFacts};
+use crate::output::Sink;
+
+/// The manager's voice.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    stdout: Sink,
+    log: Option<(PathBuf, Sink)>,
+    manager_pid: u32,
+}
+
+impl Journal {
+    /// Writes to standard output, and appends to `log` if there is one.
+    pub(crate) fn open(log: Option<&Path>) -> std::io::Result<Self> {
+        let log = log.map(|path| Ok::<_, std::io::Error>((path.to_owned(), Sink::append(path)?))).transpose()?;
+        Ok(Self { stdout: Sink::standard(std::io::stdout()), log, manager_pid: std::process::id() })
+    }
+
+    /// A line for people.
+    pub(crate) fn plain(&mut self, text: &str) {
+        self.stdout.write(&format!("propane: {text}\n"));
+    }
+
+    /// The start of an event of the driver's own.
+    pub(crate) fn event(&self, name: &str) -> Line {
+        Line::event(name, self.manager_pid)
+    }
+
+    /// Writes an event.
+    pub(crate) fn write(&mut self, line: Line) {
+        self.write_event(&line.finish());
+    }
+
+    fn write_event(&mut self, line: &str) {
+        self.stdout.write(line);
+        if let Some((_, log)) = &mut self.log {
+            log.write(line);
+        }
+    }
+
+    /// Writes what the core reports.
+    pub(crate) fn report(&mut self, report: &Report, facts: impl Fn(WorkerId) -> WorkerFacts) {
+        let lines = lifecycle::render(report, self.manager_pid, facts);
+        if let Some(trouble) = lines.trouble {
+            tracing::error!("{trouble}");
+        }
+        if let Some(plain) = lines.plain {
+            self.stdout.write(&plain);
+        }
+        self.write_event(&lines.event);
+        tell_service_manager(report);
+    }
+
+    /// Tells how to let workers share a port that they keep each other off.
+    pub(crate) fn collision(&mut self, address: SocketAddr, owner: i32, dead: i32) {
+        tracing::error!(
+            "the workers collide on {address}: pid {owner} holds it alone, and pid {dead} ended without it; \
+             put {{fd}} into workerCommand (the socket is then handed down as that descriptor), \
+             or let the server bind with SO_REUSEPORT"
+        );
+        let line = self.event("worker_port_collision").field("role", "http").field("pid", dead);
+        self.write(line.field("owner_pid", owner).field("address", address));
+    }
+
+    /// Opens the lifecycle log again, after it was rotated away. Keeps the old one where that fails.
+    pub(crate) fn reopen(&mut self) {
+        let Some((path, log)) = &mut self.log else { return };
+        match Sink::append(path) {
+            Ok(reopened) => *log = reopened,
+            Err(error) => tracing::error!("cannot reopen lifecycle log {}: {error}", path.display()),
+        }
+        let line = self.event("manager_log_reopened").field("signal", "USR1");
+        self.write(line);
+    }
+}
+
+/// Without a service manager there is no socket, and this does nothing.
+fn tell_service_manager(report: &Report) {
+    let states: Vec<NotifyState<'_>> = match report {
+        Report::ManagerReady { .. } | Report::ReloadCompleted { .. } | Report::ReloadFailed { .. } => {
+            vec![NotifyState::Ready]
+        }
+        Report::ReloadStarted { .. } => {
+            let now = NotifyState::monotonic_usec_now().ok();
+            std::iter::once(NotifyState::Reloading).chain(now).collect()
+        }
+        Report::ManagerStopping { .. } => vec![NotifyState::Stopping],
+        _ => return,
+    };
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::debug!("cannot notify the service manager: {error}");
+    }
+}

@@ -1,0 +1,344 @@
+//! How reports read: the plain lines and the lifecycle lines of ARLEN-CONTRACT A7 and A8, with propane's own fields
+//! after the contract's and propane's own events beside them. Pure: pids are looked up, nothing is written.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use propane_core::{
+    ExitStatus, FdSeverity, Proof, RecycleReason, ReloadFailure, Report, Role, Sample, ShutdownCause, StopReason,
+    StopSignal, WorkerId, fd_usage_percent,
+};
+
+/// What a report does not know of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerFacts {
+    pub(crate) pid: i32,
+    pub(crate) role: Role,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// One lifecycle line under construction.
+#[derive(Debug)]
+pub(crate) struct Line(String);
+
+impl Line {
+    /// The start that every line has.
+    pub(crate) fn event(event: &str, manager_pid: u32) -> Self {
+        Self(format!("propane:lifecycle event={event} manager_pid={manager_pid}"))
+    }
+
+    /// Adds `key=value`. A value with blanks or quotes is quoted, so that a line splits the same way for everybody.
+    pub(crate) fn field(mut self, key: &str, value: impl Display) -> Self {
+        let value = value.to_string();
+        let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control());
+        // Writing to a String cannot fail.
+        let _ = if plain { write!(self.0, " {key}={value}") } else { write!(self.0, " {key}={value:?}") };
+        self
+    }
+
+    fn millis(self, key: &str, duration: Duration) -> Self {
+        self.field(key, duration.as_millis())
+    }
+
+    /// The finished line, with its newline.
+    pub(crate) fn finish(mut self) -> String {
+        self.0.push('\n');
+        self.0
+    }
+}
+
+/// The lines that a report makes: plain ones, and the lifecycle event.
+pub(crate) struct Lines {
+    /// For people, to standard output.
+    pub(crate) plain: Option<String>,
+    /// For people, to the diagnostics, where something is wrong.
+    pub(crate) trouble: Option<String>,
+    /// To standard output and the lifecycle log.
+    pub(crate) event: String,
+}
+
+/// Renders one report. `facts` tells of a worker that the driver still knows.
+pub(crate) fn render(report: &Report, manager_pid: u32, facts: impl Fn(WorkerId) -> WorkerFacts) -> Lines {
+    let renderer = Renderer { manager_pid, facts };
+    Lines { plain: renderer.plain(report), trouble: renderer.trouble(report), event: renderer.event(report).finish() }
+}
+
+struct Renderer<F> {
+    manager_pid: u32,
+    facts: F,
+}
+
+impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
+    fn plain(&self, report: &Report) -> Option<String> {
+        match report {
+            Report::WorkerStarted { worker, .. } => {
+                let WorkerFacts { pid, role, .. } = (self.facts)(*worker);
+                Some(format!("propane: {} started pid={pid}\n", worker_noun(role)))
+            }
+            Report::WorkerExited { worker, status, .. } => {
+                let WorkerFacts { pid, role, .. } = (self.facts)(*worker);
+                Some(format!("propane: {} exited pid={pid} status={}\n", worker_noun(role), status.shell()))
+            }
+            Report::ReloadStarted { .. } => {
+                Some("propane: reload requested; starting replacement workers\n".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn trouble(&self, report: &Report) -> Option<String> {
+        match report {
+            Report::WorkerSpawnFailed { role, slot, message, .. } => {
+                Some(format!("cannot start {} of slot {slot}: {message}", worker_noun(*role)))
+            }
+            Report::WorkerBootTimedOut { worker, timeout } => {
+                let pid = (self.facts)(*worker).pid;
+                Some(format!("worker pid={pid} was not ready within {} s and is killed", timeout.as_secs()))
+            }
+            Report::WorkerHeartbeatTimedOut { worker, timeout } => {
+                let pid = (self.facts)(*worker).pid;
+                Some(format!("worker pid={pid} gave no sign of life for {} s and is aborted", timeout.as_secs()))
+            }
+            Report::ReloadFailed { generation, failure, replaced: 0, .. } if *failure != ReloadFailure::Shutdown => {
+                Some(format!("reload {generation} failed ({}); the old workers go on", failure.name()))
+            }
+            Report::ReloadFailed { generation, failure, replaced, of } if *failure != ReloadFailure::Shutdown => {
+                Some(format!("reload {generation} failed ({}) after {replaced} of {of} workers", failure.name()))
+            }
+            Report::ShutdownRequested { cause: ShutdownCause::BootFailed, .. } => {
+                Some("the workers cannot be executed; nothing is left to do".to_owned())
+            }
+            Report::ShutdownRequested { cause: ShutdownCause::StartLimit, .. } => {
+                Some("no worker ever became ready, and startLimitBurst is reached".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn line(&self, event: &str) -> Line {
+        Line::event(event, self.manager_pid)
+    }
+
+    /// A line about a worker whose role is named as in `worker_started`: `http` or `async`.
+    fn worker_line(&self, event: &str, worker: WorkerId) -> (Line, WorkerFacts) {
+        let facts = (self.facts)(worker);
+        let prefix = if facts.role == Role::Job { "async_" } else { "" };
+        let line = self.line(&format!("{prefix}{event}")).field("role", role(facts.role)).field("pid", facts.pid);
+        (line, facts)
+    }
+
+    /// A line about a worker that leaves, whose role is named in the longer form.
+    fn stop_line(&self, event: &str, worker: WorkerId) -> (Line, WorkerFacts) {
+        let facts = (self.facts)(worker);
+        let name = format!("{}_worker", role(facts.role));
+        let line = self.line(&format!("{name}_{event}")).field("role", &name).field("pid", facts.pid);
+        (line, facts)
+    }
+
+    fn event(&self, report: &Report) -> Line {
+        match report {
+            Report::WorkerStarted { .. }
+            | Report::WorkerSpawnFailed { .. }
+            | Report::WorkerReady { .. }
+            | Report::WorkerExited { .. }
+            | Report::WorkerBootTimedOut { .. }
+            | Report::WorkerHeartbeatTimedOut { .. } => self.life_event(report),
+            Report::WorkerStopRequested { .. } | Report::WorkerStopped { .. } => self.stop_event(report),
+            Report::WorkerFdPressure { .. }
+            | Report::WorkerRecycleRequested { .. }
+            | Report::WorkerRecycleFailed { .. } => self.recycle_event(report),
+            _ => self.manager_event(report),
+        }
+    }
+
+    fn life_event(&self, report: &Report) -> Line {
+        match report {
+            Report::WorkerStarted { worker, reason } => {
+                let (line, facts) = self.worker_line("worker_started", *worker);
+                with_place(line.field("reason", reason), facts)
+            }
+            Report::WorkerReady { worker, after, proof } => {
+                let (line, facts) = self.worker_line("worker_ready", *worker);
+                with_place(line.field("proof", proof_name(*proof)).millis("after_ms", *after), facts)
+            }
+            Report::WorkerExited { worker, status, respawn_in } => {
+                let (line, facts) = self.worker_line("worker_exited", *worker);
+                let action = if respawn_in.is_some() { "respawn" } else { "none" };
+                let line = with_place(with_status(line, *status).field("restart_action", action), facts);
+                with_delay(line, "respawn_in_ms", *respawn_in)
+            }
+            Report::WorkerSpawnFailed { role: of, slot, generation, message, retry_in } => {
+                let line = self.line("worker_spawn_failed").field("role", role(*of));
+                let line = line.field("slot", slot).field("generation", generation).field("error", message);
+                with_delay(line, "retry_in_ms", *retry_in)
+            }
+            Report::WorkerBootTimedOut { worker, timeout } => {
+                self.timeout_event("worker_boot_timeout", *worker, *timeout)
+            }
+            Report::WorkerHeartbeatTimedOut { worker, timeout } => {
+                self.timeout_event("worker_watchdog_timeout", *worker, *timeout)
+            }
+            other => unreachable_report(other),
+        }
+    }
+
+    fn timeout_event(&self, event: &str, worker: WorkerId, timeout: Duration) -> Line {
+        let (line, facts) = self.worker_line(event, worker);
+        with_place(line.field("timeout_seconds", timeout.as_secs()), facts)
+    }
+
+    fn stop_event(&self, report: &Report) -> Line {
+        match report {
+            Report::WorkerStopRequested { worker, kill, reason, grace_over } => {
+                let (line, facts) = self.stop_line("stop_requested", *worker);
+                let signal = if *kill { "KILL" } else { "TERM" };
+                with_place(line.field("signal", signal).field("reason", stop_reason(*reason, *grace_over)), facts)
+            }
+            Report::WorkerStopped { worker, status, reason, after } => {
+                let (line, facts) = self.stop_line("stopped", *worker);
+                let line = with_status(line, *status).field("reason", reason);
+                with_place(line, facts).millis("after_ms", *after)
+            }
+            other => unreachable_report(other),
+        }
+    }
+
+    fn recycle_event(&self, report: &Report) -> Line {
+        match report {
+            Report::WorkerFdPressure { worker, severity, sample } => {
+                let name = if *severity == FdSeverity::Critical { "critical" } else { "warning" };
+                let (line, facts) = self.worker_line(&format!("worker_fd_pressure_{name}"), *worker);
+                with_place(with_fds(line, sample), facts)
+            }
+            Report::WorkerRecycleRequested { worker, reason, sample } => {
+                let of_fds = matches!(reason, RecycleReason::FdCount | RecycleReason::FdPercent);
+                let event = if of_fds { "worker_fd_pressure_retire_requested" } else { "worker_recycle_requested" };
+                let (line, facts) = self.worker_line(event, *worker);
+                let line = line.field("reason", reason.threshold());
+                let line = match sample {
+                    Some(sample) if of_fds => with_fds(line, sample),
+                    Some(sample) => line.field("rss_kib", sample.rss_kib),
+                    None => line,
+                };
+                with_place(line, facts)
+            }
+            Report::WorkerRecycleFailed { slot, failure } => {
+                with_failure(self.line("worker_recycle_failed"), *failure).field("slot", slot)
+            }
+            other => unreachable_report(other),
+        }
+    }
+
+    fn manager_event(&self, report: &Report) -> Line {
+        match report {
+            Report::ManagerReady { workers, after } => {
+                self.line("manager_ready").field("worker_count", workers).millis("after_ms", *after)
+            }
+            Report::ReloadRequested => self.line("manager_reload_requested").field("signal", "HUP"),
+            Report::ReloadStarted { generation, workers, job_workers } => self
+                .line("manager_reload_started")
+                .field("generation", generation)
+                .field("worker_count", workers)
+                .field("async_worker_count", job_workers),
+            Report::ReloadCompleted { generation, workers, job_workers, after, killed } => self
+                .line("manager_reload_completed")
+                .field("generation", generation)
+                .field("active_workers", workers)
+                .field("active_async_workers", job_workers)
+                .millis("after_ms", *after)
+                .field("killed_workers", killed),
+            Report::ReloadFailed { generation, failure, replaced, of } => {
+                with_failure(self.line("manager_reload_failed").field("generation", generation), *failure)
+                    .field("replaced", replaced)
+                    .field("of", of)
+            }
+            Report::Resized { from, to } => self.line("manager_workers_changed").field("from", from).field("to", to),
+            Report::ShutdownRequested { cause, exit_status } => {
+                let line = self.line("manager_shutdown_requested");
+                let line = line.field("signal", shutdown_signal(*cause)).field("reason", cause);
+                match exit_status {
+                    Some(status) => line.field("exit_status", status),
+                    None => line,
+                }
+            }
+            Report::ManagerStopping { cause, exit_code } => {
+                self.line("manager_stopping").field("reason", cause).field("exit_code", exit_code)
+            }
+            other => unreachable_report(other),
+        }
+    }
+}
+
+/// `event` hands each report to the function that knows it.
+fn unreachable_report(report: &Report) -> Line {
+    unreachable!("{report:?} is rendered elsewhere")
+}
+
+fn worker_noun(role: Role) -> &'static str {
+    match role {
+        Role::Http => "worker",
+        Role::Job => "async worker",
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Http => "http",
+        Role::Job => "async",
+    }
+}
+
+fn proof_name(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Notified => "notified",
+        Proof::Listening => "listening",
+        Proof::Accepting => "accepting",
+        Proof::Unproven => "unproven",
+        Proof::Running => "running",
+    }
+}
+
+fn shutdown_signal(cause: ShutdownCause) -> &'static str {
+    match cause {
+        ShutdownCause::Signal(StopSignal::Term) => "TERM",
+        ShutdownCause::Signal(StopSignal::Int) => "INT",
+        ShutdownCause::Signal(StopSignal::Quit) => "QUIT",
+        _ => "internal",
+    }
+}
+
+fn stop_reason(reason: StopReason, grace_over: bool) -> String {
+    if grace_over { format!("{reason}_grace_timeout") } else { reason.to_string() }
+}
+
+fn with_status(line: Line, status: ExitStatus) -> Line {
+    line.field("status", status.shell()).field("exit_reason", status)
+}
+
+fn with_place(line: Line, facts: WorkerFacts) -> Line {
+    line.field("slot", facts.slot).field("generation", facts.generation)
+}
+
+fn with_delay(line: Line, key: &str, delay: Option<Duration>) -> Line {
+    match delay {
+        Some(delay) => line.millis(key, delay),
+        None => line,
+    }
+}
+
+fn with_failure(line: Line, failure: ReloadFailure) -> Line {
+    let line = line.field("reason", failure.name());
+    match failure {
+        ReloadFailure::WorkerExited(status) => with_status(line, status),
+        _ => line,
+    }
+}
+
+fn with_fds(line: Line, sample: &Sample) -> Line {
+    line.field("fd_count", sample.fd_count)
+        .field("fd_soft_limit", sample.fd_limit)
+        .field("fd_usage_percent", fd_usage_percent(sample))
+        .field("fd_remaining", sample.fd_limit.saturating_sub(sample.fd_count))
+        .field("top_fd_targets", &sample.top_fd_targets)
+}

@@ -1,0 +1,153 @@
+//! Where the manager's lines go. Nothing here can stall the manager: writes never wait, what cannot be written is
+//! dropped, counted, and told of as soon as the way is free again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::libc;
+
+/// One place for lines.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    target: Target,
+    dropped: u64,
+}
+
+/// What kind of file a sink writes to, which decides how a write is kept from waiting.
+#[derive(Debug)]
+enum Target {
+    /// A description of its own, not blocking; or a regular file, which does not block for want of a reader.
+    File(File),
+    /// A socket: it cannot be opened again, so each write says that it must not wait.
+    Socket(UnixStream),
+    /// Nothing to write to.
+    Nowhere,
+}
+
+impl Sink {
+    /// The manager's standard output (1) or standard error (2).
+    pub(crate) fn standard(fd: impl AsFd) -> Self {
+        Self { target: target_of(&fd).unwrap_or(Target::Nowhere), dropped: 0 }
+    }
+
+    /// A file that is appended to and never truncated.
+    pub(crate) fn append(path: &Path) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o644)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)?;
+        Ok(Self { target: Target::File(file), dropped: 0 })
+    }
+
+    /// Writes `line`, which ends with a newline, with one write(2), or drops it.
+    pub(crate) fn write(&mut self, line: &str) {
+        if self.dropped > 0 {
+            let notice = format!("propane: {} lines could not be written here and were dropped\n", self.dropped);
+            if self.target.write_once(notice.as_bytes()).is_err() {
+                self.dropped += 1;
+                return;
+            }
+            self.dropped = 0;
+        }
+        if self.target.write_once(line.as_bytes()).is_err() {
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Target {
+    fn write_once(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = match self {
+            Self::File(file) => file.write(bytes)?,
+            Self::Socket(socket) => {
+                let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+                nix::sys::socket::send(socket.as_raw_fd(), bytes, flags)?
+            }
+            Self::Nowhere => bytes.len(),
+        };
+        if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+}
+
+fn target_of(fd: &impl AsFd) -> io::Result<Target> {
+    let file = File::from(fd.as_fd().try_clone_to_owned()?);
+    let kind = file.metadata()?.file_type();
+    if kind.is_socket() {
+        return Ok(Target::Socket(UnixStream::from(std::os::fd::OwnedFd::from(file))));
+    }
+    if kind.is_file() {
+        // Workers write to the same description: one offset for all, so that nobody writes over anybody.
+        return Ok(Target::File(file));
+    }
+    // A pipe or a terminal: O_NONBLOCK on the shared description would surprise the workers, so open another.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let own = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    Ok(Target::File(own.unwrap_or(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_full_pipe_drops_lines_and_says_so_later() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut sink = Sink::standard(&writer);
+        let line = format!("{}\n", "x".repeat(1023));
+        // A pipe holds 64 KiB by default; this returns, which is the point.
+        for _ in 0..200 {
+            sink.write(&line);
+        }
+        let dropped = sink.dropped;
+        assert!(dropped > 0 && dropped < 200, "{dropped}");
+        let mut buffer = vec![0; 128 * 1024];
+        let read = reader.read(&mut buffer).unwrap();
+        assert_eq!(read % line.len(), 0, "whole lines only");
+        sink.write("after\n");
+        let read = reader.read(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        assert_eq!(text, format!("propane: {dropped} lines could not be written here and were dropped\nafter\n"));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_survived() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut sink = Sink::standard(&writer);
+        drop(reader);
+        sink.write("lost\n");
+        assert_eq!(sink.dropped, 1);
+    }
+
+    #[test]
+    fn a_log_is_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/dir/lifecycle.log");
+        for line in ["one\n", "two\n"] {
+            Sink::append(&path).unwrap().write(line);
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_regular_file_keeps_the_shared_offset() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let mut workers = File::create(&path).unwrap();
+        let mut sink = Sink::standard(&workers);
+        workers.write_all(b"worker\n").unwrap();
+        sink.write("manager\n");
+        workers.write_all(b"worker\n").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "worker\nmanager\nworker\n");
+    }
+}

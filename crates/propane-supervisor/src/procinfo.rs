@@ -1,0 +1,196 @@
+//! What `/proc` says of processes (`proc(5)`): groups, descriptors, sizes, and what their threads wait for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use procfs::process::{FDTarget, Process, Stat};
+use propane_core::Sample;
+
+/// A process named so that a re-used pid is told apart: pid and start time in clock ticks since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ProcessId {
+    pub(crate) pid: i32,
+    pub(crate) start_time: u64,
+}
+
+/// The process `pid`, if there is one.
+pub(crate) fn identify(pid: i32) -> Option<ProcessId> {
+    stat(pid).map(|stat| ProcessId { pid, start_time: stat.starttime })
+}
+
+/// `/proc/PID/stat`.
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    Process::new(pid).and_then(|process| process.stat()).ok()
+}
+
+/// This boot of this machine.
+pub(crate) fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
+}
+
+/// The name of a process, for messages.
+pub(crate) fn name(pid: i32) -> String {
+    stat(pid).map_or_else(|| "?".to_owned(), |stat| stat.comm)
+}
+
+/// A process and all its living descendants, itself first.
+pub(crate) fn family(pid: i32) -> Vec<i32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while next < family.len() {
+        family.extend(children(family[next]));
+        next += 1;
+    }
+    family
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// The descriptors of a process, by number.
+pub(crate) fn descriptors(pid: i32) -> io::Result<Vec<(i32, FDTarget)>> {
+    let fds = Process::new(pid).and_then(|process| process.fd()).map_err(to_io)?;
+    Ok(fds.flatten().map(|fd| (fd.fd, fd.target)).collect())
+}
+
+/// Which processes hold the socket `inode`.
+pub(crate) fn holders(inode: u64) -> Vec<i32> {
+    let pids = procfs::process::all_processes().into_iter().flatten().flatten().map(|process| process.pid());
+    pids.filter(|pid| holds(*pid, inode)).collect()
+}
+
+/// Whether a process holds the socket `inode`.
+pub(crate) fn holds(pid: i32, inode: u64) -> bool {
+    let is_it = |target: &FDTarget| matches!(target, FDTarget::Socket(socket) if *socket == inode);
+    descriptors(pid).is_ok_and(|fds| fds.iter().any(|(_, target)| is_it(target)))
+}
+
+/// Whether the epoll instance `fd` of a process watches the socket `inode` (`proc(5)`, `/proc/PID/fdinfo`).
+pub(crate) fn epoll_watches(pid: i32, fd: i32, inode: u64) -> bool {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+    epoll_info_names(&info, inode)
+}
+
+fn epoll_info_names(info: &str, inode: u64) -> bool {
+    let named =
+        |line: &str| line.rsplit_once("ino:").and_then(|(_, rest)| rest.split_whitespace().next().map(str::to_owned));
+    info.lines()
+        .filter(|line| line.starts_with("tfd:"))
+        .filter_map(named)
+        .any(|hex| u64::from_str_radix(&hex, 16) == Ok(inode))
+}
+
+/// The system calls that the threads of a process sleep in: number and arguments.
+pub(crate) fn sleeping_in(pid: i32) -> Vec<(i64, Vec<u64>)> {
+    let tasks = Process::new(pid).and_then(|process| process.tasks()).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| blocked_call(&fs::read_to_string(format!("/proc/{pid}/task/{}/syscall", task.tid)).ok()?))
+        .collect()
+}
+
+/// `/proc/PID/task/TID/syscall`: `NUMBER 0xARG … 0xSP 0xPC`, or `running`, or `-1 …`.
+fn blocked_call(text: &str) -> Option<(i64, Vec<u64>)> {
+    let mut words = text.split_whitespace();
+    let number = words.next()?.parse().ok().filter(|number| *number >= 0)?;
+    let hex = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+    Some((number, words.filter_map(hex).collect()))
+}
+
+/// Looks at a worker's resources.
+pub(crate) fn sample(pid: i32) -> Option<Sample> {
+    let process = Process::new(pid).ok()?;
+    let targets: Vec<String> = fd_links(pid);
+    let soft = process.limits().ok()?.max_open_files.soft_limit;
+    Some(Sample {
+        fd_count: targets.len() as u64,
+        fd_limit: match soft {
+            procfs::process::LimitValue::Unlimited => u64::MAX,
+            procfs::process::LimitValue::Value(value) => value,
+        },
+        rss_kib: process.statm().ok()?.resident * procfs::page_size() / 1024,
+        top_fd_targets: top_targets(&targets),
+    })
+}
+
+fn fd_links(pid: i32) -> Vec<String> {
+    let fds = fs::read_dir(PathBuf::from(format!("/proc/{pid}/fd"))).into_iter().flatten().flatten();
+    fds.map(|fd| fs::read_link(fd.path()).map_or_else(|_| "?".to_owned(), |link| link.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Up to five `count_target` items, most frequent first, blanks as `_` (ARLEN-CONTRACT A8). Numbered kernel objects are
+/// counted by kind: nobody can act on an inode number.
+fn top_targets(targets: &[String]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for target in targets {
+        *counts.entry(kind_of(target)).or_default() += 1;
+    }
+    let mut items: Vec<_> = counts.into_iter().collect();
+    items.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    items.iter().take(5).map(|(target, count)| format!("{count}_{target}")).collect::<Vec<_>>().join(",")
+}
+
+fn kind_of(target: &str) -> String {
+    let kind = match target.split_once(":[") {
+        Some((kind @ ("socket" | "pipe"), _)) => kind,
+        _ => target,
+    };
+    kind.replace([',', '\n'], "_").split_whitespace().collect::<Vec<_>>().join("_")
+}
+
+fn to_io(error: procfs::ProcError) -> io::Error {
+    match error {
+        procfs::ProcError::PermissionDenied(_) => io::ErrorKind::PermissionDenied.into(),
+        procfs::ProcError::NotFound(_) => io::ErrorKind::NotFound.into(),
+        other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoll_info_is_read_by_inode() {
+        let info = "pos:\t0\nflags:\t02\nmnt_id:\t16\nino:\t1057\n\
+                    tfd:        8 events:       1b data:  55d0  pos:0 ino:1a2b sdev:9\n";
+        for (inode, expected) in [(0x1a2b, true), (0x1a2, false), (0x1057, false)] {
+            assert_eq!(epoll_info_names(info, inode), expected, "{inode:x}");
+        }
+    }
+
+    #[test]
+    fn a_blocked_call_has_a_number_and_arguments() {
+        let table = [
+            ("288 0x3 0x7ffe 0x0 0x80800 0x0 0x0 0x7ff0 0x7f00\n", Some((288, 0x3))),
+            ("running\n", None),
+            ("-1 0x7ff0 0x7f00\n", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(blocked_call(text).map(|(number, args)| (number, args[0])), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn descriptors_are_counted_by_kind() {
+        let targets =
+            ["socket:[12]", "socket:[13]", "/var/log/my app.log", "pipe:[9]", "socket:[14]", "anon_inode:[eventpoll]"];
+        let targets: Vec<String> = targets.map(str::to_owned).to_vec();
+        assert_eq!(top_targets(&targets), "3_socket,1_/var/log/my_app.log,1_anon_inode:[eventpoll],1_pipe");
+    }
+
+    #[test]
+    fn this_process_can_be_seen() {
+        let me = std::process::id().cast_signed();
+        let sample = sample(me).unwrap();
+        assert!(sample.fd_count > 2 && sample.rss_kib > 100 && sample.fd_limit > 2, "{sample:?}");
+        assert_eq!(identify(me), identify(me));
+        assert!(family(me).contains(&me));
+    }
+}

@@ -1,0 +1,356 @@
+//! When a worker that does not say so is ready (DESIGN §3, "Ready"): what can be seen of it from outside.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use procfs::process::FDTarget;
+use propane_core::{Proof, Time, WorkerId};
+
+use crate::http_probe::{HttpProbe, Progress};
+use crate::{procinfo, sockdiag};
+
+/// How the readiness of a worker shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expectation {
+    /// The inode of its inherited listener; `None` where it binds by itself.
+    pub(crate) listener: Option<u64>,
+    /// Where it serves.
+    pub(crate) address: SocketAddr,
+    /// The path that must answer 200 besides, if one is configured.
+    pub(crate) path: Option<String>,
+    /// When a worker of which nothing can be seen is taken for ready.
+    pub(crate) settle: Duration,
+}
+
+/// What a look at a worker's processes found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Proven(Proof),
+    NotYet,
+    /// They may not be looked at, or wait in a way that does not show.
+    Hidden,
+}
+
+/// A worker whose readiness is waited for.
+#[derive(Debug)]
+struct Watch {
+    pid: i32,
+    expectation: Expectation,
+    since: Time,
+    look_at: Time,
+    proof: Option<Proof>,
+    probe: Option<HttpProbe>,
+}
+
+/// All workers whose readiness is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness {
+    watches: BTreeMap<WorkerId, Watch>,
+}
+
+/// The time between two looks at a worker of this age: often at first, for a quick boot, rarely later, for a slow one.
+fn interval(age: Duration) -> Duration {
+    (age / 4).clamp(Duration::from_millis(1), Duration::from_millis(50))
+}
+
+impl Readiness {
+    /// Begins to wait for a worker.
+    pub(crate) fn expect(&mut self, now: Time, worker: WorkerId, pid: i32, expectation: Expectation) {
+        let look_at = now + interval(Duration::ZERO);
+        let watch = Watch { pid, expectation, since: now, look_at, proof: None, probe: None };
+        self.watches.insert(worker, watch);
+    }
+
+    /// Stops to wait for a worker.
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.watches.remove(&worker);
+    }
+
+    /// A worker said `READY=1`. Returns its proof unless its path is still to be asked.
+    pub(crate) fn notified(&mut self, worker: WorkerId) -> Option<Proof> {
+        let watch = self.watches.get_mut(&worker)?;
+        watch.proof = Some(Proof::Notified);
+        watch.expectation.path.is_none().then(|| {
+            self.watches.remove(&worker);
+            Proof::Notified
+        })
+    }
+
+    /// When the next look is due.
+    pub(crate) fn next_look(&self) -> Option<Time> {
+        self.watches.values().map(|watch| watch.look_at).min()
+    }
+
+    /// Looks at every worker whose look is due, and returns those that are ready.
+    pub(crate) fn look(&mut self, now: Time) -> Vec<(WorkerId, Proof)> {
+        let due: Vec<_> = self.watches.iter().filter(|(_, watch)| watch.look_at <= now).map(|(id, _)| *id).collect();
+        let mut ports = Ports::default();
+        let mut ready = Vec::new();
+        for worker in due {
+            let Some(watch) = self.watches.get_mut(&worker) else { continue };
+            watch.look_at = now + interval(now.since(watch.since));
+            if let Some(proof) = watch.look(now, &mut ports) {
+                ready.push((worker, proof));
+                self.watches.remove(&worker);
+            }
+        }
+        ready
+    }
+}
+
+impl Watch {
+    fn look(&mut self, now: Time, ports: &mut Ports) -> Option<Proof> {
+        let family = procinfo::family(self.pid);
+        if self.proof.is_none() {
+            self.proof = match see(&family, &self.expectation, ports) {
+                Seen::Proven(proof) => Some(proof),
+                Seen::Hidden if now.since(self.since) >= self.expectation.settle => Some(Proof::Unproven),
+                Seen::Hidden | Seen::NotYet => None,
+            };
+        }
+        let proof = self.proof?;
+        match self.expectation.path.clone() {
+            None => Some(proof),
+            Some(path) => self.ask(&path, &family).then_some(proof),
+        }
+    }
+
+    /// Goes on with the request to the readiness path, or begins one.
+    fn ask(&mut self, path: &str, family: &[i32]) -> bool {
+        if self.probe.is_none() {
+            self.probe = HttpProbe::begin(self.expectation.address, path).ok();
+        }
+        let progress = self.probe.as_mut().map_or(Progress::Failed, |probe| probe.step(family));
+        if progress == Progress::Failed {
+            self.probe = None;
+        }
+        progress == Progress::Passed
+    }
+}
+
+/// The listeners on the ports of interest, asked for once a round.
+#[derive(Debug, Default)]
+struct Ports(BTreeMap<u16, Vec<u64>>);
+
+impl Ports {
+    fn listeners(&mut self, port: u16) -> &[u64] {
+        let ask = || sockdiag::listeners(port).unwrap_or_default().iter().map(|socket| socket.inode).collect();
+        self.0.entry(port).or_insert_with(ask)
+    }
+}
+
+fn see(family: &[i32], expectation: &Expectation, ports: &mut Ports) -> Seen {
+    let listeners = ports.listeners(expectation.address.port());
+    let looks = family.iter().map(|pid| match expectation.listener {
+        Some(inode) => see_inherited(*pid, inode, listeners),
+        None => see_own(*pid, listeners),
+    });
+    let rank = |seen: &Seen| match seen {
+        Seen::NotYet => 0,
+        Seen::Hidden => 1,
+        Seen::Proven(_) => 2,
+    };
+    looks.max_by_key(rank).unwrap_or(Seen::NotYet)
+}
+
+/// A process that binds by itself: it must own a listening socket on the port.
+fn see_own(pid: i32, listeners: &[u64]) -> Seen {
+    match procinfo::descriptors(pid) {
+        Ok(fds) if fds.iter().any(|(_, target)| is_one_of(target, listeners)) => Seen::Proven(Proof::Listening),
+        Ok(_) => Seen::NotYet,
+        Err(error) => unseen(&error),
+    }
+}
+
+/// A process that inherited its listener: it must wait on it, in an epoll or in a system call.
+fn see_inherited(pid: i32, inode: u64, listeners: &[u64]) -> Seen {
+    let fds = match procinfo::descriptors(pid) {
+        Ok(fds) => fds,
+        Err(error) => return unseen(&error),
+    };
+    let mine: Vec<i32> = fds.iter().filter(|(_, target)| is_one_of(target, &[inode])).map(|(fd, _)| *fd).collect();
+    let is_kind = |target: &FDTarget, kind: &str| matches!(target, FDTarget::AnonInode(name) if name.contains(kind));
+    let mut epolls = fds.iter().filter(|(_, target)| is_kind(target, "eventpoll"));
+    if epolls.any(|(fd, _)| procinfo::epoll_watches(pid, *fd, inode)) {
+        return Seen::Proven(Proof::Accepting);
+    }
+    if procinfo::sleeping_in(pid).iter().any(|(call, args)| waits_on(pid, *call, args, &mine)) {
+        return Seen::Proven(Proof::Accepting);
+    }
+    let own = |target: &FDTarget| is_one_of(target, listeners) && !is_one_of(target, &[inode]);
+    if mine.is_empty() && fds.iter().any(|(_, target)| own(target)) {
+        return Seen::Proven(Proof::Listening);
+    }
+    let has_uring = !mine.is_empty() && fds.iter().any(|(_, target)| is_kind(target, "io_uring"));
+    if has_uring { Seen::Hidden } else { Seen::NotYet }
+}
+
+fn unseen(error: &io::Error) -> Seen {
+    if error.kind() == io::ErrorKind::PermissionDenied { Seen::Hidden } else { Seen::NotYet }
+}
+
+fn is_one_of(target: &FDTarget, inodes: &[u64]) -> bool {
+    matches!(target, FDTarget::Socket(inode) if inodes.contains(inode))
+}
+
+/// What a system call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// A connection on this descriptor.
+    Accept { fd: u64 },
+    /// An event on one of `count` `struct pollfd`s at `at`.
+    Poll { at: u64, count: u64 },
+    /// Input on one of the `count` lowest descriptors of the `fd_set` at `at`.
+    Select { at: u64, count: u64 },
+}
+
+fn wait_of(call: i64, args: &[u64]) -> Option<Wait> {
+    let [first, second, ..] = *args else { return None };
+    match call {
+        libc::SYS_accept | libc::SYS_accept4 => Some(Wait::Accept { fd: first }),
+        libc::SYS_ppoll => Some(Wait::Poll { at: first, count: second }),
+        libc::SYS_pselect6 => Some(Wait::Select { at: second, count: first }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll => Some(Wait::Poll { at: first, count: second }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_select => Some(Wait::Select { at: second, count: first }),
+        _ => None,
+    }
+}
+
+/// No server polls more descriptors than this while it starts; a bound, because the numbers come from another process.
+const POLLED_MAX: u64 = 65_536;
+
+fn waits_on(pid: i32, call: i64, args: &[u64], fds: &[i32]) -> bool {
+    let has = |fd: i64| fds.iter().any(|mine| i64::from(*mine) == fd);
+    match wait_of(call, args) {
+        Some(Wait::Accept { fd }) => has(fd.cast_signed()),
+        Some(Wait::Poll { at, count }) => {
+            let bytes = read_memory(pid, at, count.min(POLLED_MAX) * 8);
+            bytes
+                .chunks_exact(8)
+                .any(|pollfd| has(i32::from_ne_bytes([pollfd[0], pollfd[1], pollfd[2], pollfd[3]]).into()))
+        }
+        Some(Wait::Select { at, count }) if at != 0 => {
+            let bytes = read_memory(pid, at, count.min(POLLED_MAX).div_ceil(64) * 8);
+            fds.iter().any(|fd| is_set(&bytes, *fd))
+        }
+        Some(Wait::Select { .. }) | None => false,
+    }
+}
+
+/// Whether bit `fd` of an `fd_set` is set. The set is an array of longs, which on the little-endian machines that Linux
+/// runs on today reads the same byte by byte.
+fn is_set(bytes: &[u8], fd: i32) -> bool {
+    let fd = usize::try_from(fd).unwrap_or(usize::MAX);
+    bytes.get(fd / 8).is_some_and(|byte| byte & (1 << (fd % 8)) != 0)
+}
+
+/// Memory of another process; empty where it may not be read.
+fn read_memory(pid: i32, at: u64, length: u64) -> Vec<u8> {
+    let (Ok(base), Ok(len)) = (usize::try_from(at), usize::try_from(length)) else { return Vec::new() };
+    let mut bytes = vec![0; len];
+    let remote = [RemoteIoVec { base, len }];
+    let count = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(&mut bytes)], &remote).unwrap_or(0);
+    bytes.truncate(count);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn looks_get_rarer_with_age() {
+        let table = [(0, 1), (3, 1), (100, 25), (200, 50), (60_000, 50)];
+        for (age, expected) in table {
+            assert_eq!(interval(Duration::from_millis(age)), Duration::from_millis(expected), "{age}");
+        }
+    }
+
+    #[test]
+    fn an_fd_set_is_read_bit_by_bit() {
+        let bytes = [0b0000_1000, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        for (fd, expected) in [(3, true), (4, false), (64, true), (65, false), (128, false), (-1, false)] {
+            assert_eq!(is_set(&bytes, fd), expected, "{fd}");
+        }
+    }
+
+    fn inode(listener: &TcpListener) -> u64 {
+        rustix::fs::fstat(listener).unwrap().st_ino
+    }
+
+    fn family() -> Vec<i32> {
+        vec![std::process::id().cast_signed()]
+    }
+
+    fn expectation(listener: &TcpListener, inherited: bool) -> Expectation {
+        let address = listener.local_addr().unwrap();
+        Expectation { listener: inherited.then(|| inode(listener)), address, path: None, settle: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_process_that_binds_is_seen_by_its_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let expectation = expectation(&listener, false);
+        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::Proven(Proof::Listening));
+        drop(listener);
+        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::NotYet);
+    }
+
+    #[test]
+    fn an_inherited_listener_is_seen_in_an_epoll() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let expectation = expectation(&listener, true);
+        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::NotYet);
+        let data = rustix::event::epoll::EventData::new_u64(0);
+        rustix::event::epoll::add(&epoll, &listener, data, rustix::event::epoll::EventFlags::IN).unwrap();
+        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::Proven(Proof::Accepting));
+    }
+
+    /// Runs `wait` in a thread until a look finds it, then lets it go with a connection.
+    fn is_seen_waiting(wait: impl FnOnce(&TcpListener) + Send + 'static) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let expectation = expectation(&listener, true);
+        let waiting = listener.try_clone().unwrap();
+        let thread = std::thread::spawn(move || wait(&waiting));
+        let mut seen = false;
+        while !seen && !thread.is_finished() {
+            seen = see(&family(), &expectation, &mut Ports::default()) == Seen::Proven(Proof::Accepting);
+        }
+        drop(std::net::TcpStream::connect(expectation.address));
+        thread.join().unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_thread_in_accept_is_seen() {
+        assert!(is_seen_waiting(|listener| drop(listener.accept())));
+    }
+
+    #[test]
+    fn a_thread_in_poll_is_seen() {
+        assert!(is_seen_waiting(|listener| {
+            let mut fds = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, None).unwrap();
+        }));
+    }
+
+    #[test]
+    fn a_thread_in_select_is_seen() {
+        assert!(is_seen_waiting(|listener| {
+            let mut fds = nix::sys::select::FdSet::new();
+            fds.insert(std::os::fd::AsFd::as_fd(listener));
+            nix::sys::select::select(listener.as_raw_fd() + 1, &mut fds, None, None, None).unwrap();
+        }));
+    }
+}

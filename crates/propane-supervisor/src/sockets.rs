@@ -1,0 +1,287 @@
+//! The sockets that the manager owns: a listener per slot, one for all, or a reservation of the port (DESIGN §4).
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::libc;
+use propane_config::Strategy;
+use socket2::{Domain, Socket, Type};
+
+use crate::procinfo;
+use crate::sockdiag;
+use crate::spawn::Identity;
+
+/// Why the manager cannot have its address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SocketError {
+    /// Somebody else listens there.
+    #[error("address {address} is already in use{owner}")]
+    InUse { address: SocketAddr, owner: Owner },
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {error}{hint}")]
+    Bind { address: SocketAddr, error: io::Error, hint: &'static str },
+    /// The host is not an address and has no name.
+    #[error("cannot resolve host {host:?}: {error}; use an address such as 127.0.0.1, 0.0.0.0 or [::]")]
+    Resolve { host: String, error: io::Error },
+    /// A socket file.
+    #[error("host {host:?}: UNIX sockets are not supported; use an IP address and a port")]
+    Unix { host: String },
+}
+
+/// Who holds a port, as far as `/proc` tells.
+#[derive(Debug, Default)]
+pub(crate) struct Owner(Vec<(i32, String)>);
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owners: Vec<_> = self.0.iter().map(|(pid, name)| format!("pid {pid} ({name})")).collect();
+        match owners.as_slice() {
+            [] => f.write_str(" by a process of another user"),
+            owners => write!(f, " by {}", owners.join(", ")),
+        }
+    }
+}
+
+/// The address that `host` and `port` stand for.
+pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, SocketError> {
+    if host.starts_with("unix:") {
+        return Err(SocketError::Unix { host: host.to_owned() });
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "no address found");
+    let error = |error| SocketError::Resolve { host: host.to_owned(), error };
+    (bare, port).to_socket_addrs().map_err(error)?.next().ok_or_else(nowhere).map_err(error)
+}
+
+/// What the manager holds on its address.
+#[derive(Debug)]
+enum Held {
+    /// One SO_REUSEPORT listener per slot, made when the slot is first filled.
+    Slots(Vec<Option<Socket>>),
+    /// One listener for all slots.
+    Shared(Socket),
+    /// Workers bind by themselves; the socket, bound and not listening, keeps others off the port meanwhile.
+    Reserved { _reservation: Option<Socket> },
+}
+
+/// The manager's sockets.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    address: SocketAddr,
+    backlog: i32,
+    held: Held,
+}
+
+impl Sockets {
+    /// Takes the address, after a look whether it is free. The listeners of the first `slots` slots exist from here on,
+    /// so that nobody is refused while workers boot.
+    pub(crate) fn open(
+        address: SocketAddr,
+        backlog: u32,
+        strategy: Strategy,
+        reuse_port: bool,
+        slots: u32,
+        identity: Option<&Identity>,
+    ) -> Result<Self, SocketError> {
+        check_free(address)?;
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        let held = match strategy {
+            Strategy::Inherit => Held::Slots(Vec::new()),
+            Strategy::Shared => Held::Shared(listen(address, backlog).map_err(|error| bind_error(address, error))?),
+            Strategy::Steer | Strategy::Reuseport => {
+                let reserve = || as_user(identity, || bind(address, true));
+                let reservation = reuse_port.then(reserve).transpose().map_err(|error| bind_error(address, error))?;
+                Held::Reserved { _reservation: reservation }
+            }
+        };
+        let mut sockets = Self { address, backlog, held };
+        for slot in 0..slots {
+            sockets.for_slot(slot).map_err(|error| bind_error(address, error))?;
+        }
+        Ok(sockets)
+    }
+
+    /// The address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The listener that the worker of a slot inherits; made if the slot is new.
+    pub(crate) fn for_slot(&mut self, slot: u32) -> io::Result<Option<BorrowedFd<'_>>> {
+        match &mut self.held {
+            Held::Reserved { .. } => Ok(None),
+            Held::Shared(listener) => Ok(Some((*listener).as_fd())),
+            Held::Slots(slots) => {
+                let index = slot as usize;
+                if slots.len() <= index {
+                    slots.resize_with(index + 1, || None);
+                }
+                if slots[index].is_none() {
+                    slots[index] = Some(listen(self.address, self.backlog)?);
+                }
+                Ok(slots[index].as_ref().map(AsFd::as_fd))
+            }
+        }
+    }
+
+    /// The inode of the listener of a slot, as `/proc` shows it to holders.
+    pub(crate) fn inode(&self, slot: u32) -> Option<u64> {
+        let listener = match &self.held {
+            Held::Reserved { .. } => None,
+            Held::Shared(listener) => Some(listener),
+            Held::Slots(slots) => slots.get(slot as usize)?.as_ref(),
+        };
+        listener.and_then(|listener| rustix::fs::fstat(listener).ok()).map(|stat| stat.st_ino)
+    }
+
+    /// Gives a slot's listener up.
+    pub(crate) fn close_slot(&mut self, slot: u32) {
+        if let Held::Slots(slots) = &mut self.held
+            && let Some(listener) = slots.get_mut(slot as usize)
+        {
+            *listener = None;
+        }
+    }
+
+    /// Whether one more socket can be bound beside whoever listens, which is what copies of a worker need.
+    pub(crate) fn can_be_shared(&self) -> bool {
+        !bind(self.address, true).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    /// Whether workers find the socket as fd 3.
+    pub(crate) fn are_inherited(&self) -> bool {
+        !matches!(self.held, Held::Reserved { .. })
+    }
+}
+
+/// Binds without SO_REUSEPORT for a moment: with it, a foreign listener of the same user would not make bind fail.
+fn check_free(address: SocketAddr) -> Result<(), SocketError> {
+    match bind(address, false) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(SocketError::InUse { address, owner: owner(address) })
+        }
+        Err(error) => Err(bind_error(address, error)),
+    }
+}
+
+fn owner(address: SocketAddr) -> Owner {
+    let overlaps = |local: IpAddr| local == address.ip() || local.is_unspecified() || address.ip().is_unspecified();
+    let listeners = sockdiag::listeners(address.port()).unwrap_or_default();
+    let inodes = listeners.iter().filter(|socket| overlaps(socket.local.ip())).map(|socket| socket.inode);
+    let mut pids: Vec<_> = inodes.flat_map(procinfo::holders).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    Owner(pids.into_iter().map(|pid| (pid, procinfo::name(pid))).collect())
+}
+
+fn bind_error(address: SocketAddr, error: io::Error) -> SocketError {
+    let hint = match error.raw_os_error() {
+        Some(libc::EACCES) => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+        Some(libc::EADDRNOTAVAIL) => " (this machine has no such address)",
+        _ => "",
+    };
+    SocketError::Bind { address, error, hint }
+}
+
+/// A bound socket. `SO_REUSEADDR` always, so that connections in `TIME_WAIT` do not count.
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A listener that is blocking: the flag belongs to the description that workers share, and it is theirs to set.
+fn listen(address: SocketAddr, backlog: i32) -> io::Result<Socket> {
+    let socket = bind(address, true)?;
+    socket.listen(backlog)?;
+    Ok(socket)
+}
+
+/// Runs `act` as the workers' user: the kernel groups SO_REUSEPORT sockets by the user that made them.
+fn as_user<T>(identity: Option<&Identity>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(identity) = identity else { return act() };
+    let before = nix::unistd::setfsuid(identity.uid.into());
+    let done = act();
+    nix::unistd::setfsuid(before);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn free_port() -> u16 {
+        // Below the ephemeral range, so that no client of a parallel test gets it.
+        (20_000..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    }
+
+    #[test]
+    fn hosts_resolve_as_the_table_says() {
+        let table = [
+            ("127.0.0.1", Some("127.0.0.1:80")),
+            ("0.0.0.0", Some("0.0.0.0:80")),
+            ("::1", Some("[::1]:80")),
+            ("[::]", Some("[::]:80")),
+            ("unix:/tmp/x", None),
+            ("not a host", None),
+        ];
+        for (host, expected) in table {
+            assert_eq!(resolve(host, 80).ok().map(|address| address.to_string()).as_deref(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_listener_is_found_and_named() {
+        let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = foreign.local_addr().unwrap();
+        let error = Sockets::open(address, 16, Strategy::Inherit, true, 1, None).unwrap_err().to_string();
+        let me = format!("pid {}", std::process::id());
+        assert!(error.contains("already in use by") && error.contains(&me), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_listener_with_reuseport_is_found_too() {
+        let foreign = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let address = foreign.local_addr().unwrap().as_socket().unwrap();
+        assert!(matches!(Sockets::open(address, 16, Strategy::Inherit, true, 1, None), Err(SocketError::InUse { .. })));
+    }
+
+    #[test]
+    fn slots_have_listeners_of_their_own_and_a_shared_one_is_one() {
+        for (strategy, distinct) in [(Strategy::Inherit, true), (Strategy::Shared, false)] {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let mut sockets = Sockets::open(address, 16, strategy, true, 2, None).unwrap();
+            assert_eq!(sockets.inode(0) != sockets.inode(1), distinct, "{strategy:?}");
+            assert!(sockets.for_slot(5).unwrap().is_some(), "a slot that comes later gets one too");
+        }
+    }
+
+    #[test]
+    fn a_listener_without_reuseport_cannot_be_shared() {
+        for (reuse_port, expected) in [(true, true), (false, false)] {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let sockets = Sockets::open(address, 16, Strategy::Reuseport, true, 1, None).unwrap();
+            let worker = bind(address, reuse_port).unwrap();
+            worker.listen(16).unwrap();
+            assert_eq!(sockets.can_be_shared(), expected, "SO_REUSEPORT {reuse_port}");
+        }
+    }
+
+    #[test]
+    fn a_reservation_keeps_the_port_and_lets_workers_bind() {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut sockets = Sockets::open(address, 16, Strategy::Reuseport, true, 2, None).unwrap();
+        assert!(sockets.for_slot(0).unwrap().is_none());
+        assert!(listen(address, 16).is_ok(), "a worker with SO_REUSEPORT can bind");
+    }
+}

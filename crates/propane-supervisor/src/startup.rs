@@ -1,0 +1,299 @@
+//! From a resolved configuration to a running manager, in the order of DESIGN §3: lock, prepare, bind, say hello, run.
+//! Whatever fails here, nothing has been started and nothing is left behind.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use propane_config::{Inputs, Resolution, ResolvedConfig, Strategy, WorkerChoice};
+
+use crate::driver::{Driver, Setup};
+use crate::identity::{self, IdentityError};
+use crate::journal::Journal;
+use crate::notify::NotifyDirectory;
+use crate::pidfile::{PidFile, PidFileError};
+use crate::plan::Plan;
+use crate::prepare::{self, Outcome};
+use crate::reload::Loader;
+use crate::signals::Signals;
+use crate::sockets::{self, SocketError, Sockets};
+use crate::spawn::{FdLimit, Identity};
+use crate::state;
+
+/// Why the manager does not run.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot use app root {path}: {error}")]
+    AppRoot { path: String, error: io::Error },
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("{message}")]
+    Prepare { message: String, status: u8 },
+    #[error("expected compiled server binary at {0}")]
+    NoBinary(String),
+    #[error("cannot open lifecycle log {path}: {error}")]
+    LifecycleLog { path: String, error: io::Error },
+    #[error("cannot execute {program}: {error}")]
+    Exec { program: String, error: io::Error },
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+impl StartError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Prepare { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the manager until it has stopped, and returns its exit code.
+///
+/// `resolution` has no errors. `inputs` are what it was resolved from; every reload resolves from them again.
+pub fn run(inputs: Inputs, resolution: &Resolution) -> u8 {
+    match start(inputs, resolution) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
+    let run = &resolution.run;
+    std::fs::read_dir(&run.physical_app_root)
+        .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
+    let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
+    let mut pid_file = PidFile::lock(&run.pid_file)?;
+    let done = Prelude { resolution, signals: &mut signals }.run();
+    let (strategy, identity) = match done {
+        Ok(Some(done)) => done,
+        Ok(None) => {
+            pid_file.remove();
+            return Ok(0);
+        }
+        Err(error) => {
+            pid_file.remove();
+            return Err(error);
+        }
+    };
+    let outcome = serve(inputs, resolution, strategy, identity.as_ref(), signals, &mut pid_file);
+    // The log's last line is about a manager that has left nothing behind.
+    pid_file.remove();
+    let (code, farewell) = outcome?;
+    if let Some((mut journal, cause)) = farewell {
+        let line = journal.event("manager_stopped").field("reason", cause).field("exit_code", code);
+        journal.write(line);
+    }
+    Ok(code)
+}
+
+/// What must be settled before there is anything to bind.
+struct Prelude<'a> {
+    resolution: &'a Resolution,
+    signals: &'a mut Signals,
+}
+
+impl Prelude<'_> {
+    /// `None` if the manager was told to stop meanwhile.
+    fn run(&mut self) -> Result<Option<(Strategy, Option<Identity>)>, StartError> {
+        let accessories = &self.resolution.config.propane_accessories;
+        let identity = identity::find(&accessories.run_as_user, &accessories.run_as_group)?;
+        if !self.prepare()? {
+            return Ok(None);
+        }
+        Ok(Some((strategy_for(self.resolution.strategy), identity)))
+    }
+
+    fn prepare(&mut self) -> Result<bool, StartError> {
+        if let Some(step) = self.resolution.worker.choice.prepare_step() {
+            let program = step.program.display().to_string();
+            let outcome = prepare::run(step, self.signals).map_err(|error| StartError::Exec { program, error })?;
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Stopped => return Ok(false),
+                Outcome::Failed(status) => {
+                    return Err(StartError::Prepare { message: step.failure.clone(), status });
+                }
+            }
+        }
+        match &self.resolution.worker.choice {
+            WorkerChoice::ArlenApp { binary, .. } | WorkerChoice::FrameworkServer { binary, .. } => {
+                let is_there = crate::program::find(binary.as_os_str(), &self.resolution.run.physical_app_root, None);
+                is_there.map(|_| true).map_err(|_| StartError::NoBinary(binary.display().to_string()))
+            }
+            WorkerChoice::Command { .. } | WorkerChoice::Embedded => Ok(true),
+        }
+    }
+}
+
+/// The strategy that can be had. Steering is not there yet, and that is said.
+fn strategy_for(asked: Strategy) -> Strategy {
+    if asked != Strategy::Steer {
+        return asked;
+    }
+    tracing::warn!(
+        "socketStrategy steer is not available in this version; using reuseport \
+         (a reload can reset connections that wait in a leaving worker's queue)"
+    );
+    Strategy::Reuseport
+}
+
+type Farewell = Option<(Journal, propane_core::ShutdownCause)>;
+
+fn serve(
+    inputs: Inputs,
+    resolution: &Resolution,
+    strategy: Strategy,
+    identity: Option<&Identity>,
+    signals: Signals,
+    pid_file: &mut PidFile,
+) -> Result<(u8, Farewell), StartError> {
+    let (config, run) = (&resolution.config, &resolution.run);
+    let state_file = state::path_for(&run.pid_file);
+    for pid in state::clear_leftovers(&state_file) {
+        tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+    }
+    let loader = Loader::new(inputs, resolution, strategy, identity.cloned());
+    let plan = loader.first_plan(resolution);
+    let mut journal = open_journal(resolution)?;
+    greet(&mut journal, resolution, strategy);
+    if run.print_routes {
+        say_started(&mut journal, resolution, strategy);
+        return Err(become_worker(&plan));
+    }
+    let address = sockets::resolve(&config.host, config.port)?;
+    let sockets = Sockets::open(
+        address,
+        config.listen_backlog,
+        strategy,
+        config.enable_reuse_port,
+        config.propane_accessories.worker_count,
+        identity,
+    )?;
+    pid_file.write()?;
+    say_started(&mut journal, resolution, strategy);
+    let fd_limit = raise_fd_limit();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
+    let notify = notify_directory(identity);
+    let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state_file.clone(), fd_limit };
+    let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
+    let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
+    // Nothing of a manager that stopped in order is of use to the next one.
+    let _ = std::fs::remove_file(&state_file);
+    Ok((code, Some((journal, cause))))
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::System { what, error }
+}
+
+fn open_journal(resolution: &Resolution) -> Result<Journal, StartError> {
+    let path = resolution.run.lifecycle_log.as_deref();
+    let shown = path.map(|path| path.display().to_string()).unwrap_or_default();
+    Journal::open(path).map_err(|error| StartError::LifecycleLog { path: shown, error })
+}
+
+/// Workers that cannot say that they are ready are seen to be, so a machine without room for sockets still serves.
+fn notify_directory(identity: Option<&Identity>) -> Option<NotifyDirectory> {
+    let directory = NotifyDirectory::create(identity);
+    if let Err(error) = &directory {
+        tracing::warn!("no notify sockets for the workers: {error}");
+    }
+    directory.ok()
+}
+
+/// The plain lines of ARLEN-CONTRACT A7, then which worker and why.
+fn greet(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
+    let ResolvedConfig { propane_accessories: accessories, cluster, .. } = &resolution.config;
+    journal.plain(&format!(
+        "starting with propane accessories workerCount={} gracefulShutdownSeconds={} respawnDelayMs={} \
+         reloadOverlapSeconds={}",
+        accessories.worker_count,
+        accessories.graceful_shutdown_seconds,
+        accessories.respawn_delay_ms,
+        accessories.reload_overlap_seconds
+    ));
+    let config = &resolution.config;
+    journal.plain(&format!(
+        "runtime host={} port={} listenBacklog={} connectionTimeoutSeconds={} enableReusePort={}",
+        config.host,
+        config.port,
+        config.listen_backlog,
+        config.connection_timeout_seconds,
+        u8::from(config.enable_reuse_port)
+    ));
+    journal.plain(&format!(
+        "cluster enabled={} name={} nodeID={} expectedNodes={}",
+        u8::from(cluster.enabled),
+        cluster.name,
+        cluster.node_id,
+        cluster.expected_nodes
+    ));
+    if accessories.job_worker_count > 0 {
+        journal.plain(&format!(
+            "async workers count={} respawnDelayMs={}",
+            accessories.job_worker_count, accessories.job_worker_respawn_delay_ms
+        ));
+    }
+    journal.plain(&format!(
+        "fd pressure warnPercent={} criticalPercent={} retirePercent={} retireCount={} checkSeconds={}",
+        accessories.worker_fd_warn_percent,
+        accessories.worker_fd_critical_percent,
+        accessories.worker_fd_retire_percent,
+        accessories.worker_fd_retire_count,
+        accessories.worker_fd_check_seconds
+    ));
+    let worker = &resolution.worker;
+    journal.plain(&format!("worker {}: {}; socketStrategy={}", worker.choice.name(), worker.reason, strategy.as_str()));
+}
+
+fn say_started(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
+    let (config, run) = (&resolution.config, &resolution.run);
+    let workers = if run.print_routes { 1 } else { config.propane_accessories.worker_count };
+    let line = journal
+        .event("manager_started")
+        .field("worker_count", workers)
+        .field("async_worker_count", config.propane_accessories.job_worker_count)
+        .field("host", &config.host)
+        .field("port", config.port)
+        .field("env", &run.environment)
+        .field("strategy", strategy.as_str());
+    journal.write(line);
+}
+
+/// `--print-routes`: this process becomes the worker, so that the answer and the status are the worker's own.
+fn become_worker(plan: &Plan) -> StartError {
+    let mut invocation = plan.http_worker(0, 0, None);
+    // No socket is handed down: the worker prints and ends.
+    for name in ["LISTEN_FDS", "LISTEN_FDNAMES"] {
+        invocation.env.remove(OsStr::new(name));
+    }
+    let program = invocation.program.display().to_string();
+    let argv0 = invocation.argv.first().cloned().unwrap_or_default();
+    let error = Command::new(&invocation.program)
+        .arg0(argv0)
+        .args(invocation.argv.iter().skip(1))
+        .env_clear()
+        .envs(&invocation.env)
+        .current_dir(&plan.directory)
+        .exec();
+    StartError::Exec { program, error }
+}
+
+/// Lets the manager have as many descriptors as it may. Returns what it had before, which is the workers' due.
+fn raise_fd_limit() -> Option<FdLimit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    // A manager that may not raise it has fewer slots to offer, and no other trouble.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    Some(FdLimit { soft, hard })
+}
