@@ -88,6 +88,10 @@ pub enum RemarkKind {
     },
     /// A value of which nothing is written.
     EmptyValue,
+    /// A numeric escape that the closing quote cuts short, and that is dropped.
+    CutEscape,
+    /// A comment that the end of the file ends.
+    OpenComment,
     /// More remarks than anyone reads were left out.
     AndMore(usize),
 }

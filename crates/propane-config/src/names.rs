@@ -16,9 +16,6 @@ const EXPORTED: [&str; 3] = ["ARLEN_PROPANE_PID", "ARLEN_WORKER_ID", "ARLEN_WORK
 /// Names of Arlen's own that are near one of ours.
 const NEAR_MISSES_OF_ARLEN: [&str; 1] = ["ARLEN_ORM"];
 
-/// Dictionaries and keys of Arlen's own that are near one of ours.
-const KEYS_OF_ARLEN: [&str; 2] = ["root", "hosts"];
-
 static BY_KEY: LazyLock<HashMap<&str, &Setting>> =
     LazyLock::new(|| SETTINGS.iter().map(|setting| (setting.key, setting)).collect());
 
@@ -60,9 +57,6 @@ pub(crate) fn key_meant_in_group(group: &str, name: &str) -> Option<&'static str
 pub(crate) fn key_meant_at_top(name: &str) -> Option<&'static str> {
     // A short name of the app's own is too easily near one of ours.
     const LONG_ENOUGH: usize = 8;
-    if KEYS_OF_ARLEN.contains(&name) {
-        return None;
-    }
     let top = SETTINGS.iter().filter(|setting| setting.group().is_none()).map(|setting| setting.key);
     let near = || nearest(name, top.chain(GROUPS.iter().copied())).filter(|meant| meant.len() >= LONG_ENOUGH);
     elsewhere(name).filter(|meant| meant.len() - name.len() > 1 && name.len() >= LONG_ENOUGH).or_else(near)

@@ -77,8 +77,12 @@ pub fn scalar(value: &plist::Value) -> String {
 
 /// Reads a text that is not longer than [`crate::document::MAX_BYTES`].
 pub(crate) fn read(text: &[u8]) -> Result<Document<'_>, Fault> {
-    let mut reader = Reader { text, at: 0, depth: 0, values: 0, remarks: Vec::new(), more_remarks: 0 };
+    let mut reader =
+        Reader { text, at: 0, depth: 0, values: 0, remarks: Vec::new(), more_remarks: 0, open_comment: None };
     let root = reader.document()?;
+    if let Some(comment) = reader.open_comment {
+        reader.remark(comment, RemarkKind::OpenComment);
+    }
     if reader.more_remarks > 0 {
         let span = reader.here();
         reader.remarks.push(Remark { span, kind: RemarkKind::AndMore(reader.more_remarks) });
@@ -93,6 +97,7 @@ struct Reader<'a> {
     values: usize,
     remarks: Vec<Remark>,
     more_remarks: usize,
+    open_comment: Option<Span>,
 }
 
 type Read<T> = Result<T, Fault>;
@@ -100,12 +105,12 @@ type Key<'a> = (Cow<'a, str>, Span);
 
 impl<'a> Reader<'a> {
     fn document(&mut self) -> Read<Node<'a>> {
-        self.skip_space()?;
+        self.skip_space();
         if self.peek().is_none() {
             return Err(self.fault(self.here(), "the file holds no value", "", Some("an empty configuration is {}")));
         }
         let first = self.value()?;
-        self.skip_space()?;
+        self.skip_space();
         match (self.peek(), first) {
             (None, first) => Ok(first),
             (Some(b'='), Node { content: Content::Text(key), span: Some(span) }) => self.braceless((key, span)),
@@ -134,7 +139,7 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self) -> Read<Node<'a>> {
-        self.skip_space()?;
+        self.skip_space();
         self.values += 1;
         if self.values > MAX_VALUES {
             return Err(self.fault(self.here(), &format!("more than {MAX_VALUES} values"), "", None));
@@ -197,7 +202,7 @@ impl<'a> Reader<'a> {
 
     /// Whether the dictionary ends here. A missing `}` is blamed on the `{` that nothing closes.
     fn closes(&mut self, open: Option<Span>) -> Read<bool> {
-        self.skip_space()?;
+        self.skip_space();
         match (self.peek(), open) {
             (None, None) => Ok(true),
             (None, Some(open)) => Err(self.fault(open, "this '{' is never closed", "", None)),
@@ -210,7 +215,7 @@ impl<'a> Reader<'a> {
     }
 
     fn expect_equals(&mut self, key: &str) -> Read<()> {
-        self.skip_space()?;
+        self.skip_space();
         match self.peek() {
             Some(b'=') => {
                 self.at += 1;
@@ -269,13 +274,13 @@ impl<'a> Reader<'a> {
         self.at += 1;
         let mut items = Vec::new();
         loop {
-            self.skip_space()?;
+            self.skip_space();
             match self.peek() {
                 Some(b')') => break,
                 None => return Err(self.fault(open, "this '(' is never closed", "", None)),
                 Some(_) => items.push(self.value()?),
             }
-            self.skip_space()?;
+            self.skip_space();
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b')') => break,
@@ -324,9 +329,13 @@ impl<'a> Reader<'a> {
         if !escaped {
             return Ok(Cow::Borrowed(raw));
         }
-        data::unescape(raw).map(Cow::Owned).map_err(|(at, length)| {
+        let (text, is_cut) = data::unescape(raw).map_err(|(at, length)| {
             self.fault(span(start + at, start + at + length), "half of a surrogate pair", "", None)
-        })
+        })?;
+        if is_cut {
+            self.remark(self.since(start - 1), RemarkKind::CutEscape);
+        }
+        Ok(Cow::Owned(text))
     }
 
     fn utf8(&self, start: usize, end: usize) -> Read<&'a str> {
@@ -365,7 +374,7 @@ impl<'a> Reader<'a> {
     fn hex(&mut self, open: usize) -> Read<Vec<u8>> {
         let mut bytes = Vec::new();
         loop {
-            self.skip_space()?;
+            self.skip_space();
             match self.text.get(self.at..).unwrap_or_default() {
                 [b'>', ..] => break,
                 [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
@@ -383,21 +392,26 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    fn skip_space(&mut self) -> Read<()> {
+    fn skip_space(&mut self) {
         loop {
             match self.text.get(self.at..).unwrap_or_default() {
                 [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, ..] => self.at += 1,
                 [b'/', b'/', rest @ ..] => {
                     self.at += 2 + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
                 }
-                [b'/', b'*', rest @ ..] => match rest.windows(2).position(|pair| pair == b"*/") {
-                    Some(length) => self.at += 2 + length + 2,
-                    None => {
-                        return Err(self.fault(span(self.at, self.at + 2), "this comment is never closed", "", None));
-                    }
-                },
-                _ => return Ok(()),
+                [b'/', b'*', rest @ ..] => self.skip_comment(rest),
+                _ => return,
             }
+        }
+    }
+
+    /// A comment that is never closed ends with the file, as in GNUstep, and is to blame for whatever is missing then.
+    fn skip_comment(&mut self, rest: &[u8]) {
+        if let Some(length) = rest.windows(2).position(|pair| pair == b"*/") {
+            self.at += 2 + length + 2;
+        } else {
+            self.open_comment = Some(span(self.at, self.at + 2));
+            self.at = self.text.len();
         }
     }
 
@@ -433,8 +447,11 @@ impl<'a> Reader<'a> {
         self.fault(span, &format!("expected {wanted}"), "", found)
     }
 
-    #[expect(clippy::unused_self, reason = "reads as a sentence at every call")]
     fn fault(&self, span: Span, message: &str, label: &str, help: Option<&str>) -> Fault {
+        let (span, message) = match self.open_comment {
+            Some(comment) => (comment, "this comment is never closed"),
+            None => (span, message),
+        };
         Fault { span: Some(span), message: message.into(), label: label.into(), help: help.map(Into::into) }
     }
 }

@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime};
 pub(crate) const FORMS: &str =
     "typed values are <*I5>, <*R1.5>, <*BY>, <*BN> and <*D2002-03-22 11:30:00 +0100>; data is <0fbd77>";
 
-/// The text that `raw` stands for. Fails with the place (offset and length in bytes) of half a surrogate pair.
-pub(crate) fn unescape(raw: &str) -> Result<String, (usize, usize)> {
+/// The text that `raw` stands for, and whether the end of the text cut a number short: GNUstep drops such an escape.
+/// Fails with the place (offset and length in bytes) of half a surrogate pair.
+pub(crate) fn unescape(raw: &str) -> Result<(String, bool), (usize, usize)> {
     let mut out = String::with_capacity(raw.len());
+    let mut is_cut = false;
     let mut rest = raw;
     // A first half waits for its second: (its code, where it stands).
     let mut half: Option<(u16, usize)> = None;
@@ -21,6 +23,7 @@ pub(crate) fn unescape(raw: &str) -> Result<String, (usize, usize)> {
         rest = &rest[length..];
         match (half.take(), unit) {
             (None, Unit::Char(character)) => out.push(character),
+            (None, Unit::Cut) => is_cut = true,
             (None, Unit::Half(code)) if code < 0xdc00 => half = Some((code, at)),
             (Some((first, _)), Unit::Half(second)) if second >= 0xdc00 => {
                 out.extend(char::decode_utf16([first, second]).filter_map(Result::ok));
@@ -29,24 +32,27 @@ pub(crate) fn unescape(raw: &str) -> Result<String, (usize, usize)> {
             (None, Unit::Half(_)) => return Err((at, length)),
         }
     }
-    half.map_or(Ok(out), |(_, start)| Err((start, raw.len() - start)))
+    half.map_or(Ok((out, is_cut)), |(_, start)| Err((start, raw.len() - start)))
 }
 
 enum Unit {
     Char(char),
     Half(u16),
+    Cut,
 }
 
 /// The escape whose text after the backslash is `rest`, and its length with the backslash.
 fn escape(rest: &str) -> (Unit, usize) {
-    let (code, length) = match rest.as_bytes() {
-        [b'u' | b'U', digits @ ..] => {
-            let (code, length) = number(digits, 16, 4);
-            (code, length + 1)
-        }
-        digits @ [b'0'..=b'7', ..] => number(digits, 8, 3),
+    let (letter, digits, radix, most) = match rest.as_bytes() {
+        [b'u' | b'U', digits @ ..] => (1, digits, 16, 4),
+        digits @ [b'0'..=b'7', ..] => (0, digits, 8, 3),
         _ => return simple_escape(rest),
     };
+    let (code, count) = number(digits, radix, most);
+    let length = letter + count;
+    if count < most && length == rest.len() {
+        return (Unit::Cut, length + 1);
+    }
     (char::from_u32(u32::from(code)).map_or(Unit::Half(code), Unit::Char), length + 1)
 }
 
@@ -81,7 +87,7 @@ pub(crate) fn hex_digit(digit: u8) -> u8 {
 /// The value of `I5`, `R1.5`, `BY` or `D…`.
 pub(crate) fn scalar(body: &str) -> Option<plist::Value> {
     let (form, text) = (body.get(..1)?, body.get(1..)?);
-    let text = text.strip_prefix('"').map_or(text, |quoted| quoted.strip_suffix('"').unwrap_or(quoted));
+    let text = text.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')).unwrap_or(text);
     match form {
         "I" => integer(text.trim()),
         "R" => real(text.trim()),

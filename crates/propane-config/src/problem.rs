@@ -103,6 +103,10 @@ codes! {
     DuplicateKey = "duplicate-key",
     /// A value of which nothing is written.
     EmptyValue = "empty-value",
+    /// A numeric escape that the closing quote cuts short.
+    CutEscape = "cut-escape",
+    /// A comment that is never closed.
+    OpenComment = "open-comment",
     /// A file without its outermost braces.
     Braceless = "braceless",
     /// A worker command that cannot be split into words.

@@ -230,6 +230,13 @@ impl<'w> FileLayer<'w> {
             RemarkKind::EmptyValue => Problem::warning(Code::EmptyValue, "a value without any text is taken as empty")
                 .at(place)
                 .suggest("write \"\" if that is meant"),
+            RemarkKind::CutEscape => {
+                let message = "an escape that the closing quote cuts short is dropped, as Arlen's own reader does";
+                Problem::warning(Code::CutEscape, message).at(place).suggest("write all digits: \\U0041 or \\101")
+            }
+            RemarkKind::OpenComment => {
+                Problem::warning(Code::OpenComment, "this comment is never closed").at(place).suggest("end it with */")
+            }
             RemarkKind::AndMore(count) => {
                 Problem::warning(Code::DuplicateKey, format!("{count} more of these in {}", self.source.path))
             }

@@ -187,6 +187,26 @@ fn empty_bare_values_are_remarked_on() {
 }
 
 #[test]
+fn a_comment_that_is_never_closed_is_to_blame_for_what_is_missing() {
+    assert_eq!(remarks(b"{a=1;} /* x"), [RemarkKind::OpenComment]);
+    assert_eq!(column(b"{ a = 1; /* x }"), Some(10));
+    assert_eq!(fault(b"{ a = (1, /* x ); }").message, "this comment is never closed");
+}
+
+/// Seen on GNUstep 1.28.
+#[test]
+fn a_numeric_escape_that_the_closing_quote_cuts_short_is_dropped_with_a_remark() {
+    let text = |bytes: &[u8]| read(bytes).unwrap().root.content.to_plist().into_string().unwrap();
+    assert_eq!(text(br#""a\U12g""#), "a\u{12}g");
+    assert_eq!(text(br#""\18""#), "\u{1}8");
+    assert_eq!(text(br#""\777""#), "\u{1ff}");
+    for cut in [br#""a\U12""#.as_slice(), br#""a\Ub""#, br#""a\u""#, br#""a\12""#] {
+        assert_eq!(text(cut), "a", "{cut:?}");
+        assert_eq!(remarks(cut), [RemarkKind::CutEscape], "{cut:?}");
+    }
+}
+
+#[test]
 fn keys_that_are_not_strings_are_errors() {
     assert_eq!(column(b"{ <*I5> = 1; }"), Some(3));
     assert_eq!(column(b"{ (a) = 1; }"), Some(3));
