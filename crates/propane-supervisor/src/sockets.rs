@@ -220,11 +220,6 @@ mod tests {
 
     use super::*;
 
-    fn free_port() -> u16 {
-        // Below the ephemeral range, so that no client of a parallel test gets it.
-        (20_000..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
-    }
-
     #[test]
     fn hosts_resolve_as_the_table_says() {
         let table = [
@@ -259,7 +254,7 @@ mod tests {
     #[test]
     fn slots_have_listeners_of_their_own_and_a_shared_one_is_one() {
         for (strategy, distinct) in [(Strategy::Inherit, true), (Strategy::Shared, false)] {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
             let mut sockets = Sockets::open(address, 16, strategy, true, 2, None).unwrap();
             assert_eq!(sockets.inode(0) != sockets.inode(1), distinct, "{strategy:?}");
             assert!(sockets.for_slot(5).unwrap().is_some(), "a slot that comes later gets one too");
@@ -269,7 +264,7 @@ mod tests {
     #[test]
     fn a_listener_without_reuseport_cannot_be_shared() {
         for (reuse_port, expected) in [(true, true), (false, false)] {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
             let sockets = Sockets::open(address, 16, Strategy::Reuseport, true, 1, None).unwrap();
             let worker = bind(address, reuse_port).unwrap();
             worker.listen(16).unwrap();
@@ -279,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_reservation_keeps_the_port_and_lets_workers_bind() {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
         let mut sockets = Sockets::open(address, 16, Strategy::Reuseport, true, 2, None).unwrap();
         assert!(sockets.for_slot(0).unwrap().is_none());
         assert!(listen(address, 16).is_ok(), "a worker with SO_REUSEPORT can bind");

@@ -268,14 +268,26 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The highest signal number of Linux (`signal(7)`).
+/// The highest signal number of Linux (`signal(7)`), and the size of the kernel's set of them in bytes.
 const SIGNAL_MAX: libc::c_int = 64;
+const SIGNAL_SET_BYTES: usize = 8;
 
 /// Handlers of the manager and ignored signals of whoever started it are not the worker's.
 fn reset_dispositions() {
+    // The kernel's `struct sigaction` is 32 bytes at the most; all zero means SIG_DFL, no flags, an empty mask.
+    let default = [0u64; 8];
     for signal in 1..=SIGNAL_MAX {
-        // SAFETY: SIG_DFL is valid for every signal; KILL, STOP and libc's own two refuse, which is right.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: see `become_worker`. A raw call, because libc keeps two signals for itself and would refuse to reset
+        // them. KILL and STOP refuse, which is right.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SIGNAL_SET_BYTES,
+            )
+        };
     }
 }
 

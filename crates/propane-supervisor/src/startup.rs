@@ -85,6 +85,11 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
             return Err(error);
         }
     };
+    if run.print_routes {
+        // The process that prints is no manager any more.
+        pid_file.remove();
+        return Err(print_routes(inputs, resolution, strategy, identity));
+    }
     let outcome = serve(inputs, resolution, strategy, identity.as_ref(), signals, &mut pid_file);
     // The log's last line is about a manager that has left nothing behind.
     pid_file.remove();
@@ -166,10 +171,6 @@ fn serve(
     let plan = loader.first_plan(resolution);
     let mut journal = open_journal(resolution)?;
     greet(&mut journal, resolution, strategy);
-    if run.print_routes {
-        say_started(&mut journal, resolution, strategy);
-        return Err(become_worker(&plan));
-    }
     let address = sockets::resolve(&config.host, config.port)?;
     let sockets = Sockets::open(
         address,
@@ -259,6 +260,7 @@ fn greet(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
 
 fn say_started(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
     let (config, run) = (&resolution.config, &resolution.run);
+    // `--print-routes` runs one, whatever is configured.
     let workers = if run.print_routes { 1 } else { config.propane_accessories.worker_count };
     let line = journal
         .event("manager_started")
@@ -272,6 +274,16 @@ fn say_started(journal: &mut Journal, resolution: &Resolution, strategy: Strateg
 }
 
 /// `--print-routes`: this process becomes the worker, so that the answer and the status are the worker's own.
+fn print_routes(inputs: Inputs, resolution: &Resolution, strategy: Strategy, identity: Option<Identity>) -> StartError {
+    let mut journal = match open_journal(resolution) {
+        Ok(journal) => journal,
+        Err(error) => return error,
+    };
+    greet(&mut journal, resolution, strategy);
+    say_started(&mut journal, resolution, strategy);
+    become_worker(&Loader::new(inputs, resolution, strategy, identity).first_plan(resolution))
+}
+
 fn become_worker(plan: &Plan) -> StartError {
     let mut invocation = plan.http_worker(0, 0, None);
     // No socket is handed down: the worker prints and ends.

@@ -1,0 +1,142 @@
+//! What an operator fears.
+
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{App, children_of, eventually, wait_gone};
+
+#[test]
+fn a_killed_manager_takes_its_workers_along_and_the_next_start_clears_the_rest() {
+    let app = App::new("propaneAccessories = { workerCount = 2; };");
+    let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", "sleep 1001 & wait"]);
+    let children = manager.children();
+    assert_eq!(children.len(), 3);
+    let job = *children.iter().find(|pid| !children_of(**pid).is_empty()).or(children.last()).unwrap();
+    let grandchild = eventually("the job's child", || children_of(job).first().copied());
+    manager.signal(Signal::SIGKILL);
+    children.into_iter().for_each(wait_gone);
+    assert!(crate::support::is_alive(grandchild), "no parent death signal reaches a grandchild");
+    let next = app.start_ready(&[]);
+    wait_gone(grandchild);
+    next.wait_for_diagnostic(&format!("killed pid {grandchild}"));
+    next.stop();
+    assert_eq!(app.control_files(), Vec::<String>::new());
+}
+
+#[test]
+fn copies_that_collide_on_the_port_are_told_how_to_share_it() {
+    let app = App::new(
+        "propaneAccessories = { workerCount = 2; respawnDelayMs = 0; respawnDelayMaxMs = 200; workerCommand = \"python3 -u serve.py\"; };",
+    );
+    app.write(
+        "serve.py",
+        "import os, socket\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+         s.bind((os.environ['HOST'], int(os.environ['PORT'])))\ns.listen()\nwhile True: s.accept()\n",
+    );
+    let manager = app.start(&[]);
+    let told = manager.wait_for_diagnostic("the workers collide on");
+    assert!(told.contains("{fd}") && told.contains("SO_REUSEPORT"), "{told}");
+    manager.wait_for("event=worker_port_collision");
+    manager.wait_for_nth("event=worker_exited", 4);
+    assert_eq!(manager.diagnostics().matches("collide").count(), 1, "once is enough");
+    manager.stop();
+}
+
+#[test]
+fn a_reader_that_does_not_read_stalls_nothing() {
+    let app = App::new("propaneAccessories = { workerCount = 1; reloadOverlapSeconds = 0; };");
+    let mut command = app.command(&[]);
+    command.env("ARLEN_PROPANE_LIFECYCLE_LOG", "lifecycle.log");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    drop(command);
+    let events = |text: &str| fs::read_to_string(app.path("lifecycle.log")).unwrap_or_default().matches(text).count();
+    eventually("the boot", || (events("event=manager_ready") == 1).then_some(()));
+    // More than a pipe holds: TTIN writes a few hundred bytes each time.
+    for count in 1..=400 {
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTTOU).unwrap();
+        eventually("the resize", || (events("event=manager_workers_changed") >= count).then_some(()));
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let status = eventually("the exit", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.lines().all(|line| line.starts_with("propane")), "whole lines only");
+}
+
+#[test]
+fn a_closed_stdout_is_survived() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let mut command = app.command(&[]);
+    command.env("ARLEN_PROPANE_LIFECYCLE_LOG", "lifecycle.log");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    drop((command, reader));
+    eventually("the boot", || {
+        fs::read_to_string(app.path("lifecycle.log")).ok().filter(|log| log.contains("event=manager_ready"))
+    });
+    assert_eq!(crate::support::get(app.address, "/").unwrap().0, 200);
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(eventually("the exit", || child.try_wait().unwrap()).code(), Some(0));
+}
+
+#[test]
+fn orphans_of_workers_are_reaped() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    // Each round leaves a grandchild that leaves the group, ends later, and is nobody's but the manager's to reap.
+    let job = "setsid sh -c 'sleep 0.1' & setsid sh -c 'exit 3' & exec sleep 1000";
+    let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
+    eventually("the reaping", || (manager.children().len() == 2).then_some(()));
+    manager.stop();
+}
+
+#[test]
+fn a_lingering_group_gets_its_grace_time_and_no_more() {
+    let app = App::new("propaneAccessories = { workerCount = 1; gracefulShutdownSeconds = 1; };");
+    let job = "(trap '' TERM; echo > ready; sleep 1003) & wait";
+    let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
+    let shell = crate::support::pid_in(&manager.wait_for("event=async_worker_started"));
+    eventually("the trap", || app.path("ready").exists().then_some(()));
+    let deaf = children_of(shell)[0];
+    let log = manager.stop();
+    assert!(log.contains("signal=KILL reason=signal_term_grace_timeout"), "{log}");
+    wait_gone(deaf);
+}
+
+#[test]
+fn a_watchdog_replaces_a_worker_that_hangs() {
+    let app = App::new("propaneAccessories = { workerCount = 1; workerTimeoutSeconds = 1; respawnDelayMs = 0; };");
+    let manager = app.start_ready(&[]);
+    let worker = manager.children()[0];
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+    let line = manager.wait_for("event=worker_watchdog_timeout");
+    assert_eq!(crate::support::pid_in(&line), worker);
+    manager.wait_for("reason=respawn_after_exit");
+    manager.wait_for_nth("event=worker_ready", 2);
+    assert_eq!(manager.get("/").0, 200);
+    manager.stop();
+}
+
+#[test]
+fn descriptor_pressure_is_reported_and_the_worker_recycled() {
+    let app = App::new(
+        "propaneAccessories = { workerCount = 1; workerFDRetireCount = 3; workerFDCheckSeconds = 1; reloadOverlapSeconds = 0; };",
+    );
+    let manager = app.start_ready(&[]);
+    let request = manager.wait_for("event=worker_fd_pressure_retire_requested");
+    for key in
+        ["role", "pid", "reason", "fd_count", "fd_soft_limit", "fd_usage_percent", "fd_remaining", "top_fd_targets"]
+    {
+        crate::support::field(&request, key);
+    }
+    assert!(request.contains("reason=fd_count_threshold"), "{request}");
+    let start = manager.wait_for("reason=respawn_after_fd_pressure");
+    let stop = manager.wait_for("reason=fd_pressure_retire");
+    assert_ne!(crate::support::pid_in(&start), crate::support::pid_in(&stop));
+    manager.stop();
+}

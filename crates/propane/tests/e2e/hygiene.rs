@@ -1,0 +1,114 @@
+//! What a worker gets, and what it does not.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{App, Manager};
+
+fn status_field(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+#[test]
+fn a_worker_holds_its_own_descriptors_only_and_has_clean_signals() {
+    let app = App::new("propaneAccessories = { workerCount = 2; workerCommand = \"sleep 1000 {fd}\"; };");
+    let program = env!("CARGO_BIN_EXE_propane");
+    // A stray descriptor and ignored and blocked signals, as a careless parent leaves them.
+    let stray = fs::File::open("/dev/zero").unwrap();
+    let mut command = std::process::Command::new("sh");
+    let line = format!("trap '' HUP USR2 PIPE; exec 7</dev/zero; exec {program} --port {}", app.address.port());
+    command.args(["-c", &line]).current_dir(app.root());
+    app.configure("propaneAccessories = { workerCount = 2; workerCommand = \"./worker {fd}\"; };");
+    app.script("worker", "#!/bin/sh\nexec sleep 1000\n");
+    let manager = Manager::spawn(command, app.address);
+    manager.wait_for_nth("event=worker_started", 2);
+    for pid in manager.children() {
+        let mut fds: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        fds.sort_unstable();
+        assert_eq!(fds, [0, 1, 2, 3]);
+        let target = |fd: i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap().display().to_string();
+        assert_eq!(target(0), "/dev/null");
+        assert!(target(3).starts_with("socket:["));
+        for name in ["SigBlk", "SigIgn", "SigCgt"] {
+            assert_eq!(u64::from_str_radix(&status_field(pid, name), 16).unwrap(), 0, "{name}");
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let group = stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap().to_owned();
+        assert_eq!(group, pid.to_string(), "a process group of its own");
+        let limits = |pid: i32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            text.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned()
+        };
+        assert_eq!(
+            limits(pid),
+            limits(std::process::id().cast_signed()),
+            "the limit that the manager was started with"
+        );
+        let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environment.contains(&format!("LISTEN_PID={pid}\0")) && environment.contains("LISTEN_FDS=1\0"));
+    }
+    assert!(stray.as_raw_fd() > 0);
+    manager.stop();
+}
+
+#[test]
+fn files_have_the_modes_that_are_promised() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = app.start_ready(&[]);
+    let mode = |name: &str| fs::metadata(app.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("tmp/propane.pid") & !0o22, 0o644);
+    assert_eq!(mode("tmp/propane.state.json"), 0o600);
+    manager.stop();
+}
+
+#[test]
+fn a_command_gets_its_placeholders_and_the_usual_variables() {
+    let app = App::new(
+        "propaneAccessories = { workerCount = 1; umask = 027; workerCommand = \"./worker {host} {port} {env} {fd} {slot} {other} '{port}0'\"; };",
+    );
+    app.script(
+        "worker",
+        "#!/bin/sh\necho \"$@\" $HOST $PORT $(umask) > words.new; mv words.new words; exec sleep 1000\n",
+    );
+    let manager = app.start(&[]);
+    let words = crate::support::eventually("words", || fs::read_to_string(app.path("words")).ok());
+    let port = app.address.port();
+    assert_eq!(words, format!("127.0.0.1 {port} production 3 0 {{other}} {port}0 127.0.0.1 {port} 0027\n"));
+    manager.stop();
+}
+
+#[test]
+fn workers_can_run_as_somebody_else() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can run workers as another user");
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 1; runAsUser = nobody; };");
+    fs::set_permissions(app.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let manager = app.start_ready(&[]);
+    let worker = manager.children()[0];
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    let (uid, gid) = (nobody.uid.to_string(), nobody.gid.to_string());
+    assert_eq!(status_field(worker, "Uid"), [uid.as_str(); 4].join("\t"));
+    assert_eq!(status_field(worker, "Gid"), [gid.as_str(); 4].join("\t"));
+    assert_eq!(status_field(worker, "Groups"), gid);
+    assert!(manager.wait_for("event=worker_ready").contains("proof=notified"), "its socket is open to it");
+    assert_eq!(manager.get("/").0, 200);
+    manager.stop();
+}
+
+#[test]
+fn secrets_of_the_command_line_are_not_in_a_workers() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", "exec sleep 1000 # hunter2"]);
+    manager.wait_for("event=worker_ready");
+    let log = manager.log() + &manager.diagnostics();
+    assert!(!log.contains("hunter2"), "{log}");
+    manager.stop();
+}

@@ -1,0 +1,192 @@
+//! The main story: boot, crash, resize, rotate, stop.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{App, eventually, field, is_alive, pid_in, wait_gone};
+
+#[test]
+fn four_workers_serve_and_nothing_is_left_after_term() {
+    let app = App::new("");
+    let manager = app.start_ready(&[]);
+    let workers = manager.children();
+    assert_eq!(workers.len(), 4);
+    assert_eq!(manager.get("/"), (200, "<h1>hello</h1>\n".to_owned()));
+    assert_eq!(manager.get("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(fs::read_to_string(app.path("tmp/propane.pid")).unwrap(), format!("{}\n", manager.pid()));
+    let log = manager.stop();
+    for token in ["http_worker_stop_requested", "role=http_worker", "reason=signal_term", "exit_code=0"] {
+        assert!(log.contains(token), "{token} in {log}");
+    }
+    assert!(log.lines().last().unwrap().contains("event=manager_stopped"), "{log}");
+    assert_eq!(app.control_files(), Vec::<String>::new());
+    assert!(workers.into_iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
+fn a_killed_worker_is_replaced_in_its_slot() {
+    let app = App::new("propaneAccessories = { workerCount = 2; respawnDelayMs = 20; };");
+    let manager = app.start_ready(&[]);
+    let victim = manager.children()[0];
+    kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+    let exit = manager.wait_for("event=worker_exited");
+    assert_eq!(pid_in(&exit), victim);
+    assert_eq!(
+        ["role", "status", "exit_reason", "restart_action", "respawn_in_ms"].map(|key| field(&exit, key)),
+        ["http", "137", "signal_9", "respawn", "20"]
+    );
+    let start = manager.wait_for("reason=respawn_after_exit");
+    assert_eq!(field(&start, "slot"), field(&exit, "slot"));
+    manager.wait_for_nth("event=worker_ready", 3);
+    assert_eq!(manager.get("/").0, 200);
+    manager.stop();
+}
+
+#[test]
+fn a_clean_exit_is_replaced_as_well() {
+    let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
+    let manager = app.start_ready(&[]);
+    kill(Pid::from_raw(manager.children()[0]), Signal::SIGTERM).unwrap();
+    let exit = manager.wait_for("event=worker_exited");
+    assert_eq!((field(&exit, "exit_reason"), field(&exit, "restart_action")), ("exit_0", "respawn"));
+    manager.wait_for("reason=respawn_after_exit");
+    manager.stop();
+}
+
+#[test]
+fn a_worker_that_dies_at_once_is_respawned_with_growing_delay() {
+    let app =
+        App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; workerCommand = \"/bin/false\"; };");
+    let manager = app.start(&[]);
+    manager.wait_for_nth("event=worker_exited", 4);
+    let log = manager.log();
+    let delays: Vec<u64> = log
+        .lines()
+        .filter(|line| line.contains("event=worker_exited"))
+        .map(|line| field(line, "respawn_in_ms").parse().unwrap())
+        .collect();
+    assert_eq!(delays[0], 0, "the first crash is replaced after exactly respawnDelayMs");
+    for (delay, expected) in delays[1..4].iter().zip([100, 200, 400]) {
+        assert!((expected * 8 / 10..=expected * 12 / 10).contains(delay), "{delays:?}");
+    }
+    manager.stop();
+}
+
+#[test]
+fn ttin_and_ttou_change_the_number_of_workers_but_never_to_none() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = app.start_ready(&[]);
+    manager.signal(Signal::SIGTTIN);
+    manager.wait_for("event=manager_workers_changed");
+    manager.wait_for_nth("event=worker_ready", 2);
+    assert_eq!(manager.children().len(), 2);
+    for _ in 0..2 {
+        manager.signal(Signal::SIGTTOU);
+        manager.wait_for("to=1");
+    }
+    let stopped = manager.wait_for("event=http_worker_stopped");
+    assert_eq!(field(&stopped, "reason"), "scale_down");
+    assert_eq!(field(&stopped, "slot"), "1");
+    assert_eq!(manager.get("/").0, 200);
+    assert_eq!(manager.children().len(), 1);
+    manager.stop();
+}
+
+#[test]
+fn usr1_opens_the_lifecycle_log_again() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let mut command = app.command(&[]);
+    command.env("ARLEN_PROPANE_LIFECYCLE_LOG", "log/lifecycle.log");
+    let manager = crate::support::Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    let (log, rotated) = (app.path("log/lifecycle.log"), app.path("log/lifecycle.log.1"));
+    fs::rename(&log, &rotated).unwrap();
+    manager.signal(Signal::SIGUSR1);
+    manager.wait_for("event=manager_log_reopened");
+    manager.stop();
+    let (old, new) = (fs::read_to_string(rotated).unwrap(), fs::read_to_string(log).unwrap());
+    assert!(old.contains("event=manager_started") && !old.contains("event=manager_stopped"), "{old}");
+    assert!(new.starts_with("propane:lifecycle event=manager_log_reopened"), "{new}");
+    assert!(new.trim_end().lines().last().unwrap().contains("event=manager_stopped"), "{new}");
+}
+
+#[test]
+fn the_log_is_appended_to_and_holds_events_only() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    for _ in 0..2 {
+        let mut command = app.command(&[]);
+        command.env("ARLEN_PROPANE_LIFECYCLE_LOG", "lifecycle.log");
+        let manager = crate::support::Manager::spawn(command, app.address);
+        manager.wait_for("event=manager_ready");
+        manager.stop();
+    }
+    let text = fs::read_to_string(app.path("lifecycle.log")).unwrap();
+    assert_eq!(text.matches("event=manager_started").count(), 2);
+    assert!(text.lines().all(|line| line.starts_with("propane:lifecycle event=")), "{text}");
+}
+
+#[test]
+fn once_ends_with_the_first_workers_status() {
+    let app = App::new("propaneAccessories = { workerCount = 2; };");
+    let mut manager = app.start_ready(&["--once"]);
+    let workers = manager.children();
+    kill(Pid::from_raw(workers[0]), Signal::SIGKILL).unwrap();
+    assert_eq!(manager.wait_exit().code(), Some(137));
+    let line = manager.wait_for("event=manager_shutdown_requested");
+    assert!(line.contains("signal=internal reason=once_mode_worker_exit exit_status=137"), "{line}");
+    wait_gone(workers[1]);
+    assert_eq!(app.control_files(), Vec::<String>::new());
+}
+
+#[test]
+fn no_respawn_goes_on_until_no_worker_is_left() {
+    let app = App::new("propaneAccessories = { workerCount = 2; };");
+    let mut manager = app.start_ready(&["--no-respawn"]);
+    let workers = manager.children();
+    kill(Pid::from_raw(workers[0]), Signal::SIGKILL).unwrap();
+    let exit = manager.wait_for("event=worker_exited");
+    assert_eq!(field(&exit, "restart_action"), "none");
+    assert_eq!(manager.get("/").0, 200, "the other one serves on");
+    kill(Pid::from_raw(workers[1]), Signal::SIGINT).unwrap();
+    assert_eq!(manager.wait_exit().code(), Some(0));
+    manager.wait_for("reason=workers_exhausted_no_respawn");
+}
+
+#[test]
+fn print_routes_is_the_workers_own_answer() {
+    let app = App::new("");
+    let (code, stdout, stderr) = app.run(&["--print-routes"]);
+    assert_eq!(code, 0, "{stderr}");
+    let started = stdout.lines().position(|line| line.contains("event=manager_started")).unwrap();
+    let routes: Vec<_> = stdout.lines().skip(started + 1).collect();
+    assert!(routes.iter().any(|line| line.contains("/healthz")), "{stdout}");
+    assert_eq!(app.control_files(), Vec::<String>::new());
+}
+
+#[test]
+fn a_manager_started_under_nohup_still_reloads() {
+    let app = App::new("propaneAccessories = { workerCount = 1; reloadOverlapSeconds = 0; };");
+    let program = env!("CARGO_BIN_EXE_propane");
+    let mut command = std::process::Command::new("nohup");
+    command.arg(program).args(["--port", &app.address.port().to_string()]).current_dir(app.root());
+    let manager = crate::support::Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    assert!(manager.reload(1).contains("manager_reload_completed"));
+    manager.stop();
+}
+
+#[test]
+fn a_stopped_worker_gets_its_term_too() {
+    let app = App::new("propaneAccessories = { workerCount = 1; gracefulShutdownSeconds = 60; };");
+    let manager = app.start_ready(&[]);
+    let worker = manager.children()[0];
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+    eventually("the stopped state", || {
+        let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
+    let log = manager.stop();
+    assert!(log.contains("exit_reason=exit_0 reason=signal_term"), "{log}");
+}

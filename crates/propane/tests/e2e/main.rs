@@ -1,0 +1,14 @@
+//! The manager as its operators meet it: real processes, real signals, real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod drop_in;
+mod faults;
+mod hygiene;
+mod jobs;
+mod lifecycle;
+mod peers;
+mod reload;
+mod start;
+mod stop;
+mod support;
