@@ -10,7 +10,7 @@ use crate::{foreign, openstep};
 /// The largest file that is read, in bytes. Real ones have a few kilobytes; this keeps a wrong path harmless.
 pub const MAX_BYTES: usize = 4 << 20;
 /// The most values in one file, which bounds memory where a value takes a single byte of text.
-pub const MAX_VALUES: usize = 250_000;
+pub const MAX_VALUES: usize = 100_000;
 /// The deepest nesting that is read. Everything that walks a tree may recurse, because of it.
 pub const MAX_DEPTH: usize = 128;
 
@@ -107,11 +107,13 @@ pub struct Fault {
     pub label: String,
     /// How to mend it, where that can be guessed.
     pub help: Option<String>,
+    /// What was found instead, where that is somewhere else.
+    pub found: Option<Span>,
 }
 
 impl Fault {
     pub(crate) fn nowhere(message: impl Into<String>) -> Self {
-        Self { span: None, message: message.into(), label: String::new(), help: None }
+        Self { span: None, message: message.into(), label: String::new(), help: None, found: None }
     }
 }
 

@@ -132,7 +132,8 @@ fn check_xml(text: &[u8]) -> Result<(), Fault> {
             [b'<', b'!', ..] if declares_entities(rest) => return refuse("an internal document type"),
             [b'&', ..] if !is_known_entity(rest) => return refuse("an entity of its own"),
             [b'<', b'/', ..] => (depth, rest) = (depth.saturating_sub(1), &rest[2..]),
-            [b'<', b'!' | b'?', ..] | [b'&', ..] => rest = &rest[1..],
+            [b'<', b'!' | b'?', ..] => rest = after(rest, b">"),
+            [b'&', ..] => rest = &rest[1..],
             _ => {
                 let tag = &rest[..rest.len() - after(rest, b">").len()];
                 depth += usize::from(!tag.ends_with(b"/>"));

@@ -18,6 +18,9 @@ use crate::value::{Misfit, Value};
 
 /// Unknown keys of one file that are reported one by one.
 const MAX_UNKNOWN_KEYS: usize = 20;
+/// Keys of an app's own that are compared with ours. An app that has more of them made them by a program, which does not
+/// misspell.
+const MAX_COMPARED_KEYS: usize = 1000;
 
 /// The layers. Their order is the precedence, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -121,40 +124,40 @@ impl Layer {
             return layer;
         };
         let mut unknown = Vec::new();
+        let mut apps_own = 0;
         for entry in entries {
             if GROUPS.contains(&&*entry.key) {
                 layer.add_group(entry, source, findings, &mut unknown);
             } else if let Some(setting) = names::setting_of(&entry.key) {
                 layer.add_node(setting, &entry.value, source, findings);
-            } else if let Some(meant) = names::key_meant_at_top(&entry.key) {
-                unknown.push((entry.key.to_string(), entry.key_span, Some(meant)));
+            } else {
+                apps_own += 1;
+                let meant = (apps_own <= MAX_COMPARED_KEYS).then(|| names::key_meant_at_top(&entry.key)).flatten();
+                unknown.extend(meant.map(|meant| Unknown { group: None, entry, meant: Some(meant) }));
             }
         }
-        findings.report_unknown_keys(source, unknown);
+        findings.report_unknown_keys(source, &unknown);
         layer
     }
 
-    fn add_group(
+    fn add_group<'d>(
         &mut self,
-        group: &Entry<'_>,
+        group: &'d Entry<'d>,
         source: &Source<'_>,
         findings: &mut Findings,
-        unknown: &mut Vec<Unknown>,
+        unknown: &mut Vec<Unknown<'d>>,
     ) {
         let Content::Dict(entries) = &group.value.content else {
-            let place =
-                Place::in_file(source, group.value.span).label(format!("found {}", group.value.content.describe()));
+            let place = Place::in_file(source, group.value.span);
+            let place = place.label(format!("found {}", group.value.content.describe()));
             let problem = Problem::error(Code::Type, format!("{} must be a dictionary", group.key)).key(&*group.key);
             findings.problems.push(problem.at(place).expected(format!("{} = {{ … }};", group.key)));
             return;
         };
         for entry in entries {
-            let key = format!("{}.{}", group.key, entry.key);
-            match names::setting_of(&key) {
+            match names::setting_of(&format!("{}.{}", group.key, entry.key)) {
                 Some(setting) => self.add_node(setting, &entry.value, source, findings),
-                None => {
-                    unknown.push((key, entry.key_span, names::key_meant_in_group(&group.key, &entry.key)));
-                }
+                None => unknown.push(Unknown { group: Some(&group.key), entry, meant: None }),
             }
         }
     }
@@ -196,8 +199,31 @@ impl Layer {
     }
 }
 
-/// An unknown key, where it stands and what was probably meant.
-type Unknown = (String, Option<Span>, Option<&'static str>);
+/// An unknown key.
+struct Unknown<'d> {
+    /// The closed group it stands in; `None` at the top level.
+    group: Option<&'d str>,
+    entry: &'d Entry<'d>,
+    /// What was probably meant. In a group it is looked for only when it is to be told.
+    meant: Option<&'static str>,
+}
+
+impl Unknown<'_> {
+    fn problem(&self, source: &Source<'_>) -> Problem {
+        let key = match self.group {
+            Some(group) => format!("{group}.{}", self.entry.key),
+            None => self.entry.key.to_string(),
+        };
+        let meant = self.meant.or_else(|| names::key_meant_in_group(self.group?, &self.entry.key));
+        let problem = Problem::warning(Code::UnknownKey, format!("{key} is no setting and changes nothing"))
+            .key(key)
+            .at(Place::in_file(source, self.entry.key_span));
+        match meant {
+            Some(meant) => problem.suggest(format!("did you mean {meant}?")),
+            None => problem,
+        }
+    }
+}
 
 impl Findings {
     fn reject(&mut self, setting: &'static Setting, kind: LayerKind, place: Place, misfit: Misfit) {
@@ -214,19 +240,10 @@ impl Findings {
         self.rejected.push(Rejected { setting, kind, problem });
     }
 
-    fn report_unknown_keys(&mut self, source: &Source<'_>, unknown: Vec<Unknown>) {
-        let more = unknown.len().saturating_sub(MAX_UNKNOWN_KEYS);
-        for (key, span, meant) in unknown.into_iter().take(MAX_UNKNOWN_KEYS) {
-            let problem = Problem::warning(Code::UnknownKey, format!("{key} is no setting and changes nothing"))
-                .key(key)
-                .at(Place::in_file(source, span));
-            self.problems.push(match meant {
-                Some(meant) => problem.suggest(format!("did you mean {meant}?")),
-                None => problem,
-            });
-        }
-        if more > 0 {
-            let message = format!("{more} more unknown keys in {}", source.path);
+    fn report_unknown_keys(&mut self, source: &Source<'_>, unknown: &[Unknown<'_>]) {
+        self.problems.extend(unknown.iter().take(MAX_UNKNOWN_KEYS).map(|unknown| unknown.problem(source)));
+        if unknown.len() > MAX_UNKNOWN_KEYS {
+            let message = format!("{} more unknown keys in {}", unknown.len() - MAX_UNKNOWN_KEYS, source.path);
             self.problems.push(Problem::warning(Code::UnknownKey, message));
         }
     }

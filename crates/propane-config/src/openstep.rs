@@ -240,7 +240,8 @@ impl<'a> Reader<'a> {
     fn no_semicolon(&self, end: usize, found: Option<u8>) -> Fault {
         let between = &self.text[end..self.at];
         if found.is_some_and(|byte| BARE[usize::from(byte)] || byte == b'"') && between.contains(&b'\n') {
-            return self.fault(span(end.saturating_sub(1), end), "expected ';' after this value", "", None);
+            let fault = self.fault(span(end.saturating_sub(1), end), "expected ';' after this value", "", None);
+            return Fault { found: Some(self.character()), ..fault };
         }
         self.fault(self.character(), "expected ';' or '}'", "", found.and_then(hint))
     }
@@ -452,7 +453,13 @@ impl<'a> Reader<'a> {
             Some(comment) => (comment, "this comment is never closed"),
             None => (span, message),
         };
-        Fault { span: Some(span), message: message.into(), label: label.into(), help: help.map(Into::into) }
+        Fault {
+            span: Some(span),
+            message: message.into(),
+            label: label.into(),
+            help: help.map(Into::into),
+            found: None,
+        }
     }
 }
 

@@ -208,7 +208,8 @@ impl<'w> FileLayer<'w> {
             None => format!("{} {}", self.source.path, fault.message),
         };
         let place = Place::in_file(&self.source, fault.span).label(fault.label.clone());
-        let problem = Problem::error(Code::Syntax, message).at(place);
+        let mut problem = Problem::error(Code::Syntax, message).at(place);
+        problem.related.extend(fault.found.map(|found| Place::in_file(&self.source, Some(found)).label("found this")));
         match &fault.help {
             Some(help) => problem.suggest(help.clone()),
             None => problem,

@@ -108,23 +108,33 @@ impl Words<'_> {
         self.text.len()
     }
 
-    /// All words of the value that starts here: up to the `;` that ends it, or the end of what it stands in.
+    /// All words of the value that starts here: up to the `;` that ends it, the end of what it stands in, or, where the
+    /// `;` was forgotten, the next key that starts a line.
     fn value(&mut self) -> Vec<Range<usize>> {
-        let (mut spans, mut depth) = (Vec::new(), 0_usize);
+        let (mut spans, mut depth) = (Vec::<Range<usize>>::new(), 0_usize);
         loop {
             let before = self.at;
             let Some(word) = self.next() else { return spans };
             match &self.text[word.clone()] {
                 b"{" | b"(" => depth += 1,
                 b"}" | b")" if depth > 0 => depth -= 1,
-                b"}" | b")" | b";" | b"=" if depth == 0 => {
+                b"}" | b")" | b";" if depth == 0 => {
                     self.at = before;
+                    return spans;
+                }
+                b"=" if depth == 0 && spans.len() > 1 && spans.last().is_some_and(|word| self.starts_line(word)) => {
+                    self.at = spans.pop().map_or(before, |key| key.start);
                     return spans;
                 }
                 b"=" | b";" | b"," => {}
                 _ => spans.push(word),
             }
         }
+    }
+
+    fn starts_line(&self, word: &Range<usize>) -> bool {
+        let before = self.text[..word.start].iter().rev();
+        before.take_while(|byte| byte.is_ascii_whitespace()).any(|byte| *byte == b'\n')
     }
 }
 
@@ -154,5 +164,57 @@ fn masked(value: &plist::Value, secret: bool, found: &mut bool) -> plist::Value 
             plist::Value::String(mask_url_users(text))
         }
         typed => typed.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text with everything secret in it overwritten.
+    fn overwritten(text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        secret_spans(text.as_bytes()).into_iter().flatten().for_each(|at| bytes[at] = b'*');
+        String::from_utf8(bytes).expect("only whole words are overwritten")
+    }
+
+    #[test]
+    fn secrets_are_recognised_in_text_that_need_not_be_sound() {
+        for (text, shown) in [
+            ("{ secret = abc; port = 1; }", "{ secret = ***; port = 1; }"),
+            ("{ \"apiToken\" = \"a;b\"; x = 1; }", "{ \"apiToken\" = *****; x = 1; }"),
+            ("// password = abc;", "// password = ***;"),
+            ("password = abc\n  port = 1;", "password = ***\n  port = 1;"),
+            ("password = a b=c; port = 1;", "password = * *=*; port = 1;"),
+            ("password = a== ; port = 1;", "password = *== ; port = 1;"),
+            ("{\"secret\": \"abc\", \"port\": 1}", "{\"secret\": *****, ******* *}"),
+            ("secret: abc", "secret: ***"),
+            ("secret = { a = (b, c); }; d = e;", "secret = { * = (*, *); }; d = e;"),
+            ("secret = \"never closed", "secret = *************"),
+            ("url = \"redis://me:pw@host/0\";", "url = \"redis://*****@host/0\";"),
+            ("secretary = abc; tokens = 2;", "secretary = abc; tokens = 2;"),
+        ] {
+            assert_eq!(overwritten(text), shown);
+        }
+    }
+
+    #[test]
+    fn users_of_urls_are_masked_wherever_they_stand() {
+        assert_eq!(
+            mask_url_users("a postgres://u:p@h/d b https://h/?q=a@b"),
+            "a postgres://***@h/d b https://h/?q=a@b"
+        );
+        assert_eq!(mask_url_users("redis://:p@ss@h"), "redis://***@h", "up to the last @");
+        assert!(!has_url_user("mail me@example.org, see http://example.org/"));
+    }
+
+    #[test]
+    fn keys_are_secret_by_their_last_part() {
+        for key in ["session.secret", "auth.bearerSecret", "x.PASSWORD", "database.connectionString", "a.b.apiToken"] {
+            assert!(is_secret_key(key), "{key}");
+        }
+        for key in ["secret.name", "secretary", "tokens", "connection", "", "é"] {
+            assert!(!is_secret_key(key), "{key}");
+        }
     }
 }

@@ -12,6 +12,9 @@ use crate::secrets::secret_spans;
 /// A line this long is not quoted: it was not written by hand, and its column says where to look.
 const LONGEST_QUOTE: usize = 400;
 
+/// Bytes between two entries of the table that counts characters: columns of a file on one line must stay cheap.
+const BLOCK: usize = 256;
+
 /// A file as it was read, without its byte order mark.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
@@ -19,6 +22,8 @@ pub(crate) struct Source<'a> {
     pub(crate) path: &'a str,
     text: &'a [u8],
     line_starts: Vec<usize>,
+    /// Characters before each block.
+    characters: Vec<usize>,
     secrets: OnceCell<Vec<Range<usize>>>,
 }
 
@@ -39,7 +44,18 @@ impl<'a> Source<'a> {
     pub(crate) fn new(path: &'a str, bytes: &'a [u8]) -> Self {
         let text = crate::document::without_bom(bytes);
         let breaks = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-        Self { path, text, line_starts: std::iter::once(0).chain(breaks).collect(), secrets: OnceCell::new() }
+        let characters = text.chunks(BLOCK).scan(0, |sum, block| {
+            let before = *sum;
+            *sum += count_characters(block);
+            Some(before)
+        });
+        Self {
+            path,
+            text,
+            line_starts: std::iter::once(0).chain(breaks).collect(),
+            characters: characters.collect(),
+            secrets: OnceCell::new(),
+        }
     }
 
     /// The origin of what stands at `span`.
@@ -49,9 +65,13 @@ impl<'a> Source<'a> {
 
     pub(crate) fn position(&self, span: Span) -> Position {
         let (line, start) = self.line_of(span);
-        let before = self.text.get(start..span.start as usize).unwrap_or_default();
-        // A character starts at every byte that continues none. Comments need not be UTF-8.
-        Position { line, column: 1 + before.iter().filter(|byte| **byte & 0xc0 != 0x80).count() }
+        Position { line, column: 1 + self.characters_before(span.start as usize) - self.characters_before(start) }
+    }
+
+    fn characters_before(&self, at: usize) -> usize {
+        let block = (at / BLOCK).min(self.characters.len().saturating_sub(1));
+        let counted = self.characters.get(block).copied().unwrap_or_default();
+        counted + count_characters(self.text.get(block * BLOCK..at).unwrap_or_default())
     }
 
     /// The number of the line, from 1, and where it starts.
@@ -78,6 +98,11 @@ impl<'a> Source<'a> {
         let within = |at: u32| (at as usize).clamp(start, end) - start;
         Some(Quote::of(line, &bytes, within(span.start), within(span.end)))
     }
+}
+
+/// A character starts at every byte that continues none. Comments need not be UTF-8, so this is all there is to go by.
+fn count_characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 impl Quote {
