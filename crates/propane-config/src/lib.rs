@@ -16,6 +16,7 @@ mod openstep_data;
 mod options;
 mod origin;
 mod problem;
+pub mod reference;
 pub mod report;
 mod resolve;
 pub mod secrets;

@@ -49,3 +49,29 @@ fn a_changed_field_is_a_change_of_its_row_and_of_no_other() {
     let changed: Vec<_> = changes(&old, &new).into_iter().map(|change| change.key).collect();
     assert_eq!(changed, ["port", "propaneAccessories.workerCount"]);
 }
+
+/// The template sets nothing, and what its lines would set are the defaults.
+#[test]
+fn the_template_says_how_to_set_everything_to_its_default() {
+    let template = propane_config::reference::template();
+    let resolve = |text: &str| {
+        let root = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(root.path().join("config")).expect("a directory");
+        std::fs::write(root.path().join("config/app.plist"), text).expect("a file");
+        load(&Inputs { cwd: root.path().to_owned(), ..Inputs::default() })
+    };
+    let as_it_is = resolve(&template);
+    assert_eq!(as_it_is.problems, []);
+    let is_setting = |line: &str| line.contains(" = ") && line.ends_with(';') && !line.contains("Template");
+    let lines =
+        template.lines().map(|line| if is_setting(line) { line.replacen("// ", "", 1) } else { line.to_owned() });
+    let uncommented = resolve(&lines.collect::<Vec<_>>().join("\n"));
+    assert!(!uncommented.has_errors(), "{:#?}", uncommented.problems);
+    let set = SETTINGS.iter().filter(|row| {
+        uncommented.setting(row.key).is_some_and(|set| !set.overrides.is_empty() || set.origin.is_explicit())
+    });
+    assert_eq!(set.count(), SETTINGS.len());
+    let differences: Vec<_> =
+        changes(&as_it_is.config, &uncommented.config).into_iter().map(|change| change.key).collect();
+    assert_eq!(differences, ["serveStatic", "staticAllowExtensions", "logFormat"], "the workers' own defaults");
+}

@@ -1,5 +1,6 @@
 //! Development tasks, run as `cargo xtask TASK`.
 
+mod generate;
 mod load;
 
 use std::process::ExitCode;
@@ -7,12 +8,14 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask TASK
 
+  generate  write the files that are made from the settings table (--check)
   load      put an HTTP load on a URL and tell every kind of failure apart (--help)
 ";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
+        Some("generate") => generate::run(words),
         Some("load") => load::run(words),
         Some("--help" | "-h") => {
             print!("{USAGE}");
