@@ -54,7 +54,8 @@ pub struct Policy {
     pub reload_overlap: Duration,
     /// How many extra workers a reload may run at once; 0 means a whole second set.
     pub reload_max_surge: u32,
-    /// Whether a replacement may start while its predecessor still runs. False where both would need the port alone.
+    /// Whether a replacement may start while its predecessor still runs. False where both would need the port alone, and
+    /// then there is one HTTP worker.
     pub overlap_allowed: bool,
     /// How long a worker may take to become ready.
     pub boot_timeout: Duration,

@@ -90,7 +90,8 @@ impl Supervisor {
 
     /// A worker has ended that should not have.
     fn died(&mut self, now: Time, id: WorkerId, worker: &Worker, place: Place, status: ExitStatus) {
-        let respawn_in = (place == Place::Current).then(|| self.plan_respawn(now, worker)).flatten();
+        let lifetime = now.since(worker.started_at);
+        let respawn_in = (place == Place::Current).then(|| self.plan_respawn(now, worker, lifetime)).flatten();
         self.report(Report::WorkerExited { worker: id, status, respawn_in });
         self.fail_rollout_at(now, place, ReloadFailure::WorkerExited(status));
         self.count_failed_boot(now, worker);
@@ -98,7 +99,7 @@ impl Supervisor {
     }
 
     /// Decides when the slot is filled again, and returns in what time.
-    fn plan_respawn(&mut self, now: Time, worker: &Worker) -> Option<Duration> {
+    fn plan_respawn(&mut self, now: Time, worker: &Worker, lifetime: Duration) -> Option<Duration> {
         if self.policy.respawn != RespawnMode::Always || !self.phase.is_serving() || self.has_successor(worker) {
             return None;
         }
@@ -111,7 +112,7 @@ impl Supervisor {
             },
         );
         let slot = self.slot(worker.role, worker.slot)?;
-        slot.early_deaths = restart::early_deaths_after(slot.early_deaths, now.since(worker.started_at));
+        slot.early_deaths = restart::early_deaths_after(slot.early_deaths, lifetime);
         let delay = restart::respawn_delay(delay, delay_max, slot.early_deaths, jitter);
         slot.respawn_at = Some(now + delay);
         Some(delay)
@@ -122,7 +123,8 @@ impl Supervisor {
         let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         let fatal = error.permanent && worker.reason == StartReason::Boot;
-        let retry_in = (place == Place::Current && !fatal).then(|| self.plan_respawn(now, &worker)).flatten();
+        let retry_in =
+            (place == Place::Current && !fatal).then(|| self.plan_respawn(now, &worker, Duration::ZERO)).flatten();
         self.report(Report::WorkerSpawnFailed {
             role: worker.role,
             slot: worker.slot,
@@ -178,7 +180,7 @@ impl Supervisor {
     /// Whether somebody is to follow a worker in its slot as soon as it is gone, so that no respawn is to be planned.
     fn has_successor(&mut self, worker: &Worker) -> bool {
         let replacing = self.slot(worker.role, worker.slot).is_some_and(|slot| slot.replacing);
-        replacing || worker.role == Role::Http && self.is_vacating()
+        replacing || worker.role == Role::Http && (self.is_vacating() || self.returning)
     }
 
     /// Whether a worker's HTTP slot was scaled away before the worker was gone.

@@ -132,6 +132,9 @@ impl Supervisor {
             self.actions.push_back(Action::LoadConfiguration { generation: self.generation });
             return;
         }
+        if self.returning {
+            return;
+        }
         self.resize(now);
         if !self.has_leftovers() {
             self.start_recycle(now);
@@ -179,14 +182,16 @@ impl Supervisor {
         while self.http_count() < target {
             self.http.push(Slot::of(generation));
         }
-        let surge = self.policy.reload_max_surge;
+        // The old ones must be able to bear the new ones as well, and so must what an earlier reload left behind.
+        let vacates = !self.policy.overlap_allowed || !previous_policy.overlap_allowed || self.returning;
+        // Where no old one is left there is nothing to surge over, and nothing to keep of a half success.
+        let surge = if vacates { 0 } else { self.policy.reload_max_surge };
         self.begin_rollout(
             now,
             Rollout {
                 queue: batches(target, surge),
                 by_batch: surge > 0,
-                // The old ones must be able to bear the new ones as well.
-                vacates: !self.policy.overlap_allowed || !previous_policy.overlap_allowed,
+                vacates,
                 previous_policy: Some(Box::new(previous_policy)),
                 previous,
                 target,
@@ -225,7 +230,8 @@ impl Supervisor {
     }
 
     pub(super) fn recycle_deadline(&self) -> Option<Time> {
-        self.recycle_retry_at.filter(|_| self.phase.is_running() && self.rollout.is_none() && !self.loading)
+        let busy = self.rollout.is_some() || self.loading || self.reload_pending || self.returning;
+        self.recycle_retry_at.filter(|_| self.phase.is_running() && !busy && !self.has_leftovers())
     }
 
     fn begin_rollout(&mut self, now: Time, rollout: Rollout) {
@@ -451,7 +457,9 @@ impl Supervisor {
                 let (replaced, of) = (rollout.replaced, rollout.target);
                 self.report(Report::ReloadFailed { generation, failure, replaced, of });
                 self.drop_empty_slots(rollout.previous);
-                self.return_policy(now, rollout.previous_policy, replaced);
+                if replaced == 0 {
+                    self.return_policy(now, rollout.previous_policy);
+                }
                 self.forget_generations();
             }
             Cause::Recycle { worker, reason } => self.put_off_recycle(now, worker, reason, failure),
@@ -479,14 +487,11 @@ impl Supervisor {
         }
     }
 
-    /// A reload that replaced nobody has changed nothing. One that did leaves both kinds of workers behind.
-    fn return_policy(&mut self, now: Time, previous: Option<Box<Policy>>, replaced: u32) {
-        let Some(previous) = previous else { return };
-        if replaced == 0 {
+    /// A reload that replaced nobody has changed nothing.
+    fn return_policy(&mut self, now: Time, previous: Option<Box<Policy>>) {
+        if let Some(previous) = previous {
             self.policy = *previous;
             self.plan_samples(now);
-        } else {
-            self.policy.overlap_allowed &= previous.overlap_allowed;
         }
     }
 

@@ -1,0 +1,142 @@
+//! Who is signalled, and when: nobody without a reason, nobody before the time, nobody too late.
+
+use std::time::Duration;
+
+use propane_core::{Action, Event, Report, Role, Signal, StopReason, Time, WorkerId};
+
+use super::books::{Books, Entry, Presence, Told};
+use super::{Context, Violation, ensure};
+
+/// How long a hung worker has between ABRT and KILL.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+const ALIVE: &str = "only those who are alive are signalled";
+const LAWFUL: &str = "KILL comes after the grace time, or with a reason";
+const IN_TIME: &str = "every deadline is kept";
+const PATIENT: &str = "nobody is blamed before the time";
+
+/// The rules about signals.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    /// A signal whose report has to come next.
+    unreported: Option<(WorkerId, Signal)>,
+    /// The worker that was just reported silent.
+    silent: Option<WorkerId>,
+    /// Whether an operator has lost patience.
+    pub(crate) hurry: bool,
+}
+
+impl Deadlines {
+    pub(crate) fn action(&mut self, context: &Context, books: &mut Books, action: &Action) -> Result<(), Violation> {
+        if let Some((worker, signal)) = self.unreported.take() {
+            let Action::Report(Report::WorkerStopRequested { worker: reported, kill, .. }) = action else {
+                return Err(Violation::new("every TERM and KILL is reported", format!("{signal:?} to {worker:?}")));
+            };
+            let same = *reported == worker && *kill == (signal == Signal::Kill);
+            ensure(same, "every TERM and KILL is reported", || format!("{action:?} after {signal:?} to {worker:?}"))?;
+            return self.told(context, books.known(worker)?, action);
+        }
+        let silent = self.silent.take();
+        match action {
+            Action::Signal { worker, signal: Signal::Term } => self.term(books.known(*worker)?),
+            Action::Signal { worker, signal: Signal::Kill } => self.kill(context, books.known(*worker)?),
+            Action::Signal { worker, signal: Signal::Abort } => {
+                let entry = books.known(*worker)?;
+                ensure(silent == Some(*worker), LAWFUL, || format!("ABRT without silence: {entry:?}"))?;
+                ensure(entry.presence == Presence::Alive, ALIVE, || format!("{entry:?}"))?;
+                entry.aborted_at = Some(context.now);
+                Ok(())
+            }
+            Action::Report(report) => self.report(context, books, report),
+            _ => Ok(()),
+        }
+    }
+
+    fn term(&mut self, entry: &mut Entry) -> Result<(), Violation> {
+        let first = entry.told.is_none() && entry.killed.is_none() && entry.aborted_at.is_none();
+        if entry.presence == Presence::Alive && first {
+            self.unreported = Some((entry.id, Signal::Term));
+            return Ok(());
+        }
+        // The rest of a group is told once its leader is gone, where only the leader was.
+        let rest = entry.presence == Presence::Lingering && entry.role == Role::Http && entry.told.is_some();
+        ensure(rest, ALIVE, || format!("TERM to {entry:?}"))
+    }
+
+    fn kill(&mut self, context: &Context, entry: &mut Entry) -> Result<(), Violation> {
+        let crashed = matches!(context.event, Event::Exited { worker, group_alive: true, .. } if *worker == entry.id);
+        if crashed && !entry.is_present() && !entry.ended {
+            return Ok(());
+        }
+        let alive = matches!(entry.presence, Presence::Alive | Presence::Lingering) && entry.killed.is_none();
+        ensure(alive, ALIVE, || format!("KILL to {entry:?}"))?;
+        self.unreported = Some((entry.id, Signal::Kill));
+        Ok(())
+    }
+
+    /// A worker was told to leave, or killed.
+    fn told(&mut self, context: &Context, entry: &mut Entry, action: &Action) -> Result<(), Violation> {
+        let Action::Report(Report::WorkerStopRequested { kill, reason, grace_over, .. }) = action else {
+            return Ok(());
+        };
+        if *kill {
+            let late = entry.told.is_some_and(|told| context.now >= told.kill_by)
+                || entry.aborted_at.is_some_and(|at| context.now >= at + ABORT_TIMEOUT);
+            let lawful = late || self.hurry || entry.boot_timed_out || is_unneeded(entry, *reason);
+            ensure(lawful && (late || !*grace_over), LAWFUL, || format!("{action:?} of {entry:?} at {}", context.now))?;
+            entry.killed = Some(entry.told.map_or(*reason, |told| told.reason));
+        } else {
+            let kill_by = context.now + context.policy.graceful_timeout;
+            entry.told = Some(Told { reason: *reason, kill_by });
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, context: &Context, books: &mut Books, report: &Report) -> Result<(), Violation> {
+        match report {
+            Report::WorkerBootTimedOut { worker, .. } => {
+                let entry = books.known(*worker)?;
+                let due = entry.ready_at.is_none() && entry.ready_by.is_some_and(|by| by <= context.now);
+                ensure(due && !context.overslept, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                entry.boot_timed_out = true;
+            }
+            Report::WorkerHeartbeatTimedOut { worker, timeout } => {
+                let entry = books.known(*worker)?;
+                let due = entry.heartbeat == Some(*timeout) && entry.beat_by.is_some_and(|by| by <= context.now);
+                ensure(due && !context.overslept, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                self.silent = Some(*worker);
+            }
+            Report::WorkerStopRequested { .. } => {
+                return Err(Violation::new("every TERM and KILL is reported", format!("{report:?} without a signal")));
+            }
+            Report::ManagerStopping { .. } => {
+                let kill_by = context.now + context.policy.graceful_timeout;
+                books.present_mut(|entry| {
+                    if let Some(told) = &mut entry.told {
+                        told.kill_by = told.kill_by.min(kill_by);
+                    }
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Nobody has more time than is due to them.
+    pub(crate) fn finish(&self, now: Time, books: &Books) -> Result<(), Violation> {
+        ensure(self.unreported.is_none(), "every TERM and KILL is reported", || format!("{:?}", self.unreported))?;
+        books.present().filter(|entry| entry.killed.is_none()).try_for_each(|entry| {
+            let grace = entry.told.is_some_and(|told| told.kill_by <= now);
+            let core = entry.aborted_at.is_some_and(|at| at + ABORT_TIMEOUT <= now);
+            let wanted = entry.is_wanted() && entry.presence == Presence::Alive;
+            let boot = wanted && entry.ready_by.is_some_and(|by| by <= now);
+            let silence = wanted && entry.beat_by.is_some_and(|by| by <= now);
+            ensure(!(grace || core || boot || silence), IN_TIME, || format!("{entry:?} at {now}"))
+        })
+    }
+}
+
+/// Whether a worker is one of a rollout that failed, and was never of use.
+fn is_unneeded(entry: &Entry, reason: StopReason) -> bool {
+    entry.ready_at.is_none() && matches!(reason, StopReason::ReloadAbort(_) | StopReason::RecycleAbort)
+}

@@ -1,0 +1,206 @@
+//! Rules that must hold after every step, whatever happens. They see what the driver sees: events that go in, actions
+//! that come out, and the time; they keep their own books and know nothing of the supervisor's.
+
+mod books;
+mod crowd;
+mod deadlines;
+mod reloads;
+mod resources;
+mod respawns;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use propane_core::{Action, Event, Generation, Policy, Report, RespawnMode, Time, WorkerId};
+
+use books::Books;
+use crowd::Crowd;
+use deadlines::Deadlines;
+use reloads::Reloads;
+use resources::Resources;
+use respawns::Respawns;
+use stop::Stop;
+
+/// A manager that is later than this for a deadline was asleep.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// A rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: &'static str,
+    /// How.
+    pub detail: String,
+}
+
+impl Violation {
+    pub(crate) fn new(rule: &'static str, detail: impl Into<String>) -> Self {
+        Self { rule, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken rule: {}\n{}", self.rule, self.detail)
+    }
+}
+
+pub(crate) fn ensure(holds: bool, rule: &'static str, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation::new(rule, detail())) }
+}
+
+/// One step as all rules see it.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Time,
+    pub(crate) event: &'a Event,
+    /// Whether the driver comes too late for a deadline to blame anybody for it.
+    pub(crate) overslept: bool,
+    /// The policy in force.
+    pub(crate) policy: &'a Policy,
+}
+
+/// All rules, and what they have in common.
+pub(crate) struct Checker {
+    books: Books,
+    crowd: Crowd,
+    deadlines: Deadlines,
+    reloads: Reloads,
+    resources: Resources,
+    respawns: Respawns,
+    stop: Stop,
+    policy: Policy,
+    /// The policy before the reload under way.
+    previous_policy: Option<Policy>,
+    /// What each generation's workers are told about heartbeats.
+    heartbeats: BTreeMap<Generation, Option<Duration>>,
+    due: Option<Time>,
+    overslept: bool,
+}
+
+impl Checker {
+    /// `slack` is the longest that the world takes to do what it is asked.
+    pub(crate) fn new(policy: &Policy, slack: Duration) -> Self {
+        Self {
+            books: Books::default(),
+            crowd: Crowd::new(policy),
+            deadlines: Deadlines::default(),
+            reloads: Reloads::new(),
+            resources: Resources::default(),
+            respawns: Respawns::default(),
+            stop: Stop::new(slack),
+            policy: policy.clone(),
+            previous_policy: None,
+            heartbeats: BTreeMap::from([(0, policy.heartbeat_timeout)]),
+            due: None,
+            overslept: false,
+        }
+    }
+
+    /// The policy in force.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn has_exited(&self) -> bool {
+        self.stop.has_exited()
+    }
+
+    /// The driver sleeps: what it does meanwhile is not the supervisor's fault.
+    pub(crate) fn allow(&mut self, time: Duration) {
+        self.stop.allow(time);
+    }
+
+    /// Whether everything that was asked for has come about.
+    pub(crate) fn is_settled(&self) -> bool {
+        let respawns = self.policy.respawn == RespawnMode::Always;
+        self.reloads.is_idle() && (!respawns || self.crowd.is_complete(&self.books))
+    }
+
+    /// Before the supervisor hears of an event.
+    pub(crate) fn begin(&mut self, now: Time, event: &Event) {
+        self.overslept = self.due.is_some_and(|due| now.since(due) > OVERSLEPT);
+        if self.overslept {
+            self.books.forgive(now, self.policy.boot_timeout);
+        }
+        let running = self.stop.is_running();
+        self.stop.event(now, event);
+        self.deadlines.hurry = self.stop.hurry;
+        self.reloads.event(event, running);
+        self.books.event(now, event, self.policy.boot_timeout);
+        if let Event::Sampled { worker, sample } = event {
+            let over = self.policy.max_rss_kib.is_some_and(|max| sample.rss_kib > max);
+            Resources::sampled(&mut self.books, *worker, over);
+        }
+    }
+
+    /// For each action of the step, in their order.
+    pub(crate) fn action(&mut self, now: Time, event: &Event, action: &Action) -> Result<(), Violation> {
+        let context = Context { now, event, overslept: self.overslept, policy: &self.policy };
+        self.stop.action(&context, &self.books, action)?;
+        self.deadlines.action(&context, &mut self.books, action)?;
+        if let Action::Report(report) = action {
+            self.books.report(now, event, report)?;
+        }
+        self.crowd.action(&context, &mut self.books, action)?;
+        self.reloads.action(&context, &self.books, action)?;
+        self.resources.action(&context, &mut self.books, action)?;
+        self.respawns.action(&context, &self.books, action)?;
+        match action {
+            Action::Spawn { worker, role, slot, generation } => {
+                let heartbeat = self.heartbeats.get(generation).copied().flatten();
+                self.books.ask(now, *worker, *role, *slot, *generation, heartbeat)
+            }
+            Action::Report(report) => {
+                self.follow_policy(event, report);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A reload brings a new policy; one that replaced nobody takes it back.
+    fn follow_policy(&mut self, event: &Event, report: &Report) {
+        match (report, event) {
+            (Report::ReloadStarted { generation, .. }, Event::ConfigurationLoaded { policy }) => {
+                self.heartbeats.insert(*generation, policy.heartbeat_timeout);
+                self.previous_policy = Some(std::mem::replace(&mut self.policy, (**policy).clone()));
+            }
+            (Report::ReloadCompleted { .. }, _) => self.previous_policy = None,
+            (Report::ReloadFailed { replaced, .. }, _) => {
+                if let Some(previous) = self.previous_policy.take().filter(|_| *replaced == 0) {
+                    self.policy = previous;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// After all actions of the step. `due` is when the supervisor wants to be woken, `slots` how many it has, for HTTP
+    /// and for jobs.
+    pub(crate) fn finish(
+        &mut self,
+        now: Time,
+        event: &Event,
+        due: Option<Time>,
+        slots: impl FnOnce() -> (usize, usize),
+    ) -> Result<(), Violation> {
+        let context = Context { now, event, overslept: self.overslept, policy: &self.policy };
+        self.books.all_ends_are_told(event)?;
+        self.deadlines.finish(now, &self.books)?;
+        self.crowd.finish(&self.books, slots)?;
+        Resources::finish(&context, &self.books)?;
+        self.stop.finish(&context, &self.books, !self.reloads.is_idle())?;
+        self.books.pardon(event);
+        self.due = due;
+        ensure(due.is_none_or(|due| due > now), "the next wake-up lies in the future", || format!("{due:?} at {now}"))?;
+        let idle = due.is_none() || !self.stop.has_exited();
+        ensure(idle, "nothing follows the exit", || format!("a wake-up at {due:?}"))
+    }
+
+    /// Before a process is really started: no other one may be able to do the same job.
+    pub(crate) fn begin_job(rival: Option<WorkerId>) -> Result<(), Violation> {
+        ensure(rival.is_none(), "no job runs twice", || format!("{rival:?} still runs"))
+    }
+}

@@ -1,0 +1,230 @@
+//! Reloads: numbered without a gap, one at a time, each with one beginning and one end, and make before break.
+
+use std::collections::BTreeSet;
+
+use propane_core::{Action, Event, Generation, Policy, ReloadFailure, Report, Role, StopReason, Time};
+
+use super::books::{Books, Entry};
+use super::{Context, Violation, ensure};
+
+const PAIRED: &str = "every reload has one beginning and one end";
+const HANDOVER: &str = "an old worker goes when its successor is ready and settled";
+
+/// A reload under way.
+#[derive(Clone, Copy, Debug)]
+struct Reload {
+    generation: Generation,
+    target: u32,
+    /// Whether all slots are handed over together.
+    at_once: bool,
+    /// Whether old and new may run side by side.
+    overlaps: bool,
+    /// Old workers that had to be killed.
+    killed: u32,
+}
+
+/// The rules about reloads.
+#[derive(Debug)]
+pub(crate) struct Reloads {
+    last: Generation,
+    requested: bool,
+    loading: Option<Generation>,
+    reload: Option<Reload>,
+    /// What can be spawned from.
+    kept: BTreeSet<Generation>,
+    stopping: bool,
+}
+
+impl Reloads {
+    pub(crate) fn new() -> Self {
+        Self { last: 0, requested: false, loading: None, reload: None, kept: BTreeSet::from([0]), stopping: false }
+    }
+
+    /// Whether no reload is wanted or under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.requested && self.loading.is_none() && self.reload.is_none()
+    }
+
+    pub(crate) fn event(&mut self, event: &Event, booted: bool) {
+        match event {
+            Event::ReloadRequested if !self.stopping && booted => self.requested = true,
+            Event::StopRequested { .. } => self.stop(),
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.requested = false;
+        self.loading = None;
+    }
+
+    pub(crate) fn action(&mut self, context: &Context, books: &Books, action: &Action) -> Result<(), Violation> {
+        match action {
+            Action::LoadConfiguration { generation } => self.load(*generation),
+            Action::KeepGenerations { generations } => {
+                let known = generations.is_subset(&self.kept);
+                ensure(known, "only known generations are kept", || format!("{action:?} of {:?}", self.kept))?;
+                self.kept.clone_from(generations);
+                Ok(())
+            }
+            Action::Spawn { role, slot, generation, .. } => {
+                let known = self.kept.contains(generation);
+                ensure(known, "workers are started from kept generations", || format!("{action:?}"))?;
+                self.canary_is_first(books, *role, *slot, *generation)
+            }
+            Action::Report(report) => self.report(context, books, report),
+            _ => Ok(()),
+        }
+    }
+
+    fn load(&mut self, generation: Generation) -> Result<(), Violation> {
+        let free = self.requested && self.loading.is_none() && self.reload.is_none() && !self.stopping;
+        ensure(free, "a HUP makes exactly one reload", || format!("generation {generation}: {self:?}"))?;
+        ensure(generation == self.last + 1, "reloads are numbered without a gap", || {
+            format!("{generation} after {}", self.last)
+        })?;
+        self.last = generation;
+        self.requested = false;
+        self.loading = Some(generation);
+        Ok(())
+    }
+
+    fn report(&mut self, context: &Context, books: &Books, report: &Report) -> Result<(), Violation> {
+        match report {
+            Report::ReloadRequested => {
+                let asked = *context.event == Event::ReloadRequested && self.requested;
+                ensure(asked, "a HUP is reported when it arrives", || format!("{:?}", context.event))
+            }
+            Report::ReloadStarted { generation, workers, .. } => self.start(context, *generation, *workers),
+            Report::ReloadCompleted { generation, killed, .. } => self.complete(books, *generation, *killed),
+            Report::ReloadFailed { generation, failure, replaced, of } => {
+                ensure(replaced <= of, PAIRED, || format!("{report:?}"))?;
+                self.fail(context, *generation, *failure)
+            }
+            Report::ShutdownRequested { .. } => {
+                self.stop();
+                Ok(())
+            }
+            Report::WorkerStopRequested { worker, kill, reason, grace_over } => {
+                let entry = books.get(*worker);
+                entry.map_or(Ok(()), |entry| self.told(context, books, entry, *kill, *reason, *grace_over))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, context: &Context, generation: Generation, target: u32) -> Result<(), Violation> {
+        let Event::ConfigurationLoaded { policy } = context.event else {
+            return Err(Violation::new(PAIRED, format!("generation {generation} begins with {:?}", context.event)));
+        };
+        let expected = self.loading.take() == Some(generation) && self.reload.is_none();
+        ensure(expected && target == policy.http_workers, PAIRED, || format!("generation {generation}: {self:?}"))?;
+        self.kept.insert(generation);
+        self.reload = Some(Reload {
+            generation,
+            target,
+            at_once: policy.reload_max_surge == 0,
+            overlaps: policy.overlap_allowed && context.policy.overlap_allowed,
+            killed: 0,
+        });
+        Ok(())
+    }
+
+    fn complete(&mut self, books: &Books, generation: Generation, killed: u32) -> Result<(), Violation> {
+        let reload = self.reload.take().filter(|reload| reload.generation == generation);
+        let Some(reload) = reload else {
+            return Err(Violation::new(PAIRED, format!("generation {generation} is completed, but was not begun")));
+        };
+        ensure(reload.killed == killed, "a reload counts whom it killed", || {
+            format!("{killed} reported, {} killed", reload.killed)
+        })?;
+        let left = books.present().find(|entry| is_left_behind(entry, generation));
+        ensure(left.is_none(), "a completed reload leaves nobody behind", || format!("{left:?}"))
+    }
+
+    fn fail(&mut self, context: &Context, generation: Generation, failure: ReloadFailure) -> Result<(), Violation> {
+        if failure == ReloadFailure::Configuration {
+            let refused = *context.event == Event::ConfigurationRefused && self.loading.take() == Some(generation);
+            return ensure(refused, PAIRED, || format!("generation {generation} is refused"));
+        }
+        let reload = self.reload.take().filter(|reload| reload.generation == generation);
+        ensure(reload.is_some(), PAIRED, || format!("generation {generation} has failed, but was not begun"))
+    }
+
+    /// One canary first: nobody else is started from a new generation before somebody of it has been ready.
+    fn canary_is_first(&self, books: &Books, role: Role, slot: u32, generation: Generation) -> Result<(), Violation> {
+        let Some(reload) = self.reload.filter(|reload| reload.generation == generation) else { return Ok(()) };
+        let proven = books.ready_in(generation).count();
+        let first = books.present().all(|entry| entry.generation != generation);
+        let canary = role == Role::Http && slot == 0 && first;
+        ensure(canary || proven > 0, "a new generation begins with one canary", || format!("{role:?} slot {slot}"))?;
+        let switched = role == Role::Http || (0..reload.target).all(|slot| books.was_ready(generation, slot));
+        ensure(switched, "jobs are replaced after the HTTP workers", || format!("slot {slot}"))
+    }
+
+    fn told(
+        &mut self,
+        context: &Context,
+        books: &Books,
+        entry: &Entry,
+        kill: bool,
+        reason: StopReason,
+        grace_over: bool,
+    ) -> Result<(), Violation> {
+        match (reason, &mut self.reload) {
+            (StopReason::ReloadRetire(_), Some(reload)) if kill => {
+                reload.killed += u32::from(grace_over);
+                Ok(())
+            }
+            (StopReason::ReloadRetire(generation), Some(reload)) if !kill => {
+                let reload = *reload;
+                ensure(reload.generation == generation, PAIRED, || format!("{entry:?}"))?;
+                handed_over(context, books, entry, reload)
+            }
+            (StopReason::Recycle(_), _) if !kill && context.policy.overlap_allowed => {
+                let settled = is_settled(context, books, entry.slot, |other| other.id != entry.id);
+                ensure(settled || was_late(context, entry), HANDOVER, || format!("{entry:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether everything that a worker's retirement needs is there. Where old and new cannot be side by side, nothing is;
+/// a worker that was told before it existed goes whatever has become of its successor meanwhile.
+fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) -> Result<(), Violation> {
+    if !reload.overlaps || was_late(context, entry) {
+        return Ok(());
+    }
+    let ready = |slot| is_settled(context, books, slot, |other| other.generation == reload.generation);
+    let own = entry.role == Role::Http && entry.slot < reload.target;
+    let held = match (own, reload.at_once) {
+        (true, false) => ready(entry.slot),
+        (true, true) => (0..reload.target).all(ready),
+        (false, _) => (0..reload.target).all(|slot| books.was_ready(reload.generation, slot)),
+    };
+    ensure(held, HANDOVER, || format!("{entry:?} at {}", context.now))
+}
+
+fn was_late(context: &Context, entry: &Entry) -> bool {
+    entry.spawned_at == Some(context.now)
+}
+
+/// Whether a slot has a worker of this kind that has been ready for the settling time.
+fn is_settled(context: &Context, books: &Books, slot: u32, kind: impl Fn(&Entry) -> bool) -> bool {
+    let settled = |at: Time| at + context.policy.reload_overlap <= context.now;
+    books.present().any(|entry| {
+        entry.role == Role::Http
+            && entry.slot == slot
+            && entry.serves()
+            && kind(entry)
+            && entry.ready_at.is_some_and(settled)
+    })
+}
+
+/// Whether a worker of an older generation is still about that should not be.
+fn is_left_behind(entry: &Entry, generation: Generation) -> bool {
+    let excused = entry.killed.is_some() || entry.leaves_for() == Some(StopReason::ScaleDown);
+    entry.generation != generation && !excused
+}

@@ -1,0 +1,494 @@
+//! The world around a supervisor: a driver that keeps its contract, workers that do what their fates say, an operator.
+//!
+//! The driver hands over one event, performs all actions, and then waits for the next event or for the time that the
+//! supervisor has named. Time is a number that jumps from one happening to the next.
+
+mod agenda;
+mod process;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use propane_core::{
+    Action, Event, ExitStatus, Policy, Proof, Role, Sample, Signal, SpawnError, StopSignal, Supervisor, Time, WorkerId,
+};
+
+use crate::checker::{Checker, Violation};
+use crate::fate::{self, Birth, Fate, Members, OnTerm};
+use crate::plan::{Deed, Plan, SAMPLE};
+use crate::recorder::Recorder;
+use crate::rng::Rng;
+
+use agenda::{Agenda, Happening};
+use process::{Leader, Process};
+
+/// How many steps a schedule may take: far more than any needs, so that only one that runs in circles reaches it.
+const STEPS_MAX: u32 = 60_000;
+
+/// How long a stop may take beyond the drain and the grace time: an answer that is still out, the slowest driver there
+/// is, a core dump, and the time until the last report.
+const SLACK: Duration = Duration::from_millis(
+    fate::SPAWN_DELAY_MAX.as_millis() as u64 + 2 * fate::REPORT_DELAY_MAX.as_millis() as u64 + 2_000 + 2 * 700 + 200,
+);
+
+/// What came of a schedule.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) steps: u32,
+    pub(crate) workers: u64,
+    pub(crate) generations: u32,
+    /// The schedule as a story, if it was recorded.
+    pub(crate) story: String,
+}
+
+/// Runs a schedule from the boot to the exit.
+pub(crate) fn run(plan: &Plan, record: bool) -> Outcome {
+    let mut world = World::new(plan, record);
+    let violation = world.live().err();
+    Outcome {
+        violation,
+        steps: world.steps,
+        workers: u64::try_from(world.processes.len()).unwrap_or(u64::MAX),
+        generations: world.generations,
+        story: world.recorder.into_story(),
+    }
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    supervisor: Supervisor,
+    checker: Checker,
+    agenda: Agenda,
+    /// What the driver has not looked at yet, because it sleeps.
+    inbox: VecDeque<Happening>,
+    processes: Vec<Process>,
+    /// What the last usable configuration said.
+    configured: Policy,
+    /// What each generation's workers are told about heartbeats.
+    heartbeats: BTreeMap<u32, Option<Duration>>,
+    generations: u32,
+    now: Time,
+    /// The driver does nothing before this time.
+    awake_at: Time,
+    /// Nothing goes wrong any more.
+    calm: bool,
+    steps: u32,
+    recorder: Recorder,
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan, record: bool) -> Self {
+        Self {
+            plan,
+            supervisor: Supervisor::new(plan.policy.clone(), plan.seed),
+            checker: Checker::new(&plan.policy, SLACK),
+            agenda: Agenda::default(),
+            inbox: VecDeque::new(),
+            processes: Vec::new(),
+            configured: plan.policy.clone(),
+            heartbeats: BTreeMap::from([(0, plan.policy.heartbeat_timeout)]),
+            generations: 0,
+            now: Time::default(),
+            awake_at: Time::default(),
+            calm: false,
+            steps: 0,
+            recorder: Recorder::new(record, plan),
+        }
+    }
+
+    /// Safety first: anything may go wrong, and no rule may be broken. Then liveness: nothing goes wrong any more, and
+    /// everything has to come right. And then the end.
+    fn live(&mut self) -> Result<(), Violation> {
+        for (at, deed) in &self.plan.script {
+            self.agenda.add(*at, Happening::Deed(*deed));
+        }
+        self.feed(&Event::BootRequested)?;
+        self.run_until(self.plan.calm_at)?;
+        self.calm_down();
+        self.settle()?;
+        self.stop()?;
+        self.haunt()
+    }
+
+    fn run_until(&mut self, end: Time) -> Result<(), Violation> {
+        while !self.checker.has_exited() && self.step(end)? {}
+        self.now = self.now.max(end);
+        Ok(())
+    }
+
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.processes.iter_mut().for_each(|process| process.spared = true);
+    }
+
+    /// Once nothing goes wrong any more, the wanted workers have to be there and no reload may be left, within a bound.
+    fn settle(&mut self) -> Result<(), Violation> {
+        let end = self.now.max(self.awake_at) + self.settling_bound();
+        while !self.checker.has_exited() && !self.checker.is_settled() {
+            if !self.step(end)? {
+                let status = self.supervisor.status();
+                return Err(Violation::new("what is wanted comes about when faults stop", format!("{status:#?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Enough for the longest backoff, a boot that fails, and two reloads slot by slot with a recycling before each.
+    fn settling_bound(&self) -> Duration {
+        let wait = |policy: &Policy| {
+            let silence = policy.heartbeat_timeout.unwrap_or_default();
+            policy.respawn_delay_max + policy.respawn_delay + policy.boot_timeout + silence
+        };
+        let batch = |policy: &Policy| policy.reload_overlap + policy.graceful_timeout + fate::BOOT_TIME_MAX + SLACK;
+        let policies = [self.checker.policy(), &self.configured];
+        let waits: Duration = policies.iter().map(|policy| wait(policy)).sum();
+        let batches: Duration = policies.iter().map(|policy| batch(policy) * (policy.http_workers + 4)).sum();
+        waits * 2 + batches * 2 + SLACK
+    }
+
+    fn stop(&mut self) -> Result<(), Violation> {
+        if self.checker.has_exited() {
+            return Ok(());
+        }
+        self.now = self.now.max(self.awake_at);
+        self.feed(&Event::StopRequested { signal: StopSignal::Term })?;
+        if let Some((after, signal)) = self.plan.hurry {
+            self.agenda.add(self.now + after, Happening::Deed(Deed::Stop(signal)));
+        }
+        while !self.checker.has_exited() {
+            if !self.step(Time::from_micros(u64::MAX))? {
+                let status = self.supervisor.status();
+                return Err(Violation::new("a stop ends in time", format!("nothing is left to wait for: {status:#?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever still comes in after the exit, nothing follows from it.
+    fn haunt(&mut self) -> Result<(), Violation> {
+        let signals = [
+            Event::ReloadRequested,
+            Event::ScaleUpRequested,
+            Event::LogReopenRequested,
+            Event::StopRequested { signal: StopSignal::Term },
+            Event::Exited { worker: WorkerId(0), status: ExitStatus::Code(0), group_alive: true },
+            Event::TimePassed,
+        ];
+        signals.iter().try_for_each(|event| self.feed(event))
+    }
+
+    /// The next thing that happens before `end`, if there is one.
+    fn step(&mut self, end: Time) -> Result<bool, Violation> {
+        let due = self.supervisor.poll_timeout().map(|due| (due + self.plan.lag).max(self.awake_at).max(self.now));
+        let inbox = (!self.inbox.is_empty()).then_some(self.awake_at);
+        let next = inbox.into_iter().chain(self.agenda.next_at()).min().map(|at| at.max(self.now));
+        let timer = match (due, next) {
+            (Some(due), Some(next)) => due < next || due == next && self.plan.timers_first,
+            (due, _) => due.is_some(),
+        };
+        let Some(at) = (if timer { due } else { next }).filter(|at| *at < end) else { return Ok(false) };
+        self.now = at;
+        if timer {
+            self.feed(&Event::TimePassed)?;
+        } else if inbox.is_some_and(|inbox| inbox <= at) {
+            self.inbox.pop_front().map_or(Ok(()), |happening| self.happen_to_driver(happening))?;
+        } else if let Some((_, happening)) = self.agenda.take() {
+            self.happen(happening)?;
+        }
+        Ok(true)
+    }
+
+    /// The driver's contract: one event, then all actions, and only then anything else.
+    fn feed(&mut self, event: &Event) -> Result<(), Violation> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return Err(Violation::new("a schedule has an end", format!("{STEPS_MAX} steps at {}", self.now)));
+        }
+        self.recorder.event(self.now, event);
+        self.checker.begin(self.now, event);
+        self.supervisor.handle_event(self.now, event.clone());
+        while let Some(action) = self.supervisor.poll_action() {
+            self.recorder.action(self.now, &action);
+            self.checker.action(self.now, event, &action)?;
+            self.perform(&action)?;
+        }
+        let supervisor = &self.supervisor;
+        let slots = || {
+            let status = supervisor.status();
+            (status.http.len(), status.jobs.len())
+        };
+        self.checker.finish(self.now, event, supervisor.poll_timeout(), slots)
+    }
+
+    /// The driver hears of something.
+    fn deliver(&mut self, event: Event) -> Result<(), Violation> {
+        self.tell(Happening::Delivery(event))
+    }
+
+    /// Something happens to the driver: at once, or when it is awake again and has heard of everything before it.
+    fn tell(&mut self, happening: Happening) -> Result<(), Violation> {
+        if self.now < self.awake_at || !self.inbox.is_empty() {
+            self.inbox.push_back(happening);
+            return Ok(());
+        }
+        self.happen_to_driver(happening)
+    }
+
+    fn happen_to_driver(&mut self, happening: Happening) -> Result<(), Violation> {
+        match happening {
+            Happening::Delivery(event) => self.feed(&event),
+            Happening::Obituary(worker) => self.bury(worker),
+            other => self.happen(other),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
+        match happening {
+            Happening::Birth(worker) => self.bear(worker),
+            Happening::Readiness(worker) if self.process(worker).is_alive() => {
+                self.deliver(Event::BecameReady { worker, proof: Proof::Notified })
+            }
+            Happening::Beat(worker, count) if self.process(worker).is_alive() => self.beat(worker, count),
+            Happening::Readiness(_) | Happening::Beat(..) => Ok(()),
+            Happening::Doom(worker, status) => {
+                if !self.process(worker).spared {
+                    self.die(worker, status);
+                }
+                Ok(())
+            }
+            Happening::Death(worker, status) => {
+                self.die(worker, status);
+                Ok(())
+            }
+            Happening::Obituary(_) | Happening::Delivery(_) => self.tell(happening),
+            Happening::LastMember(worker) => {
+                self.end_group(worker);
+                Ok(())
+            }
+            Happening::Emptiness(worker) => self.deliver(Event::GroupEmptied { worker }),
+            Happening::Configuration(generation) => self.configure(generation),
+            Happening::Deed(deed) => self.act(deed),
+        }
+    }
+
+    fn process(&mut self, worker: WorkerId) -> &mut Process {
+        // The supervisor names workers 0, 1, 2 …, which the checker has made sure of before anything happens to one.
+        let index = usize::try_from(worker.0).unwrap_or(usize::MAX);
+        &mut self.processes[index]
+    }
+
+    fn bear(&mut self, worker: WorkerId) -> Result<(), Violation> {
+        let now = self.now;
+        let process = self.process(worker);
+        if let Birth::Fails { permanent } = process.fate.birth {
+            process.leader = Leader::Unborn;
+            let message = if permanent { "no such file" } else { "cannot allocate memory" }.to_owned();
+            return self.deliver(Event::SpawnFailed { worker, error: SpawnError { permanent, message } });
+        }
+        process.leader = Leader::Alive;
+        let (role, fate, generation) = (process.role, process.fate.clone(), process.generation);
+        if let Some((after, status)) = fate.dies {
+            self.agenda.add(now + after, Happening::Doom(worker, status));
+        }
+        if let Some(after) = fate.ready_after.filter(|_| role == Role::Http) {
+            self.agenda.add(now + after, Happening::Readiness(worker));
+        }
+        if fate.beat.is_some() && self.heartbeats.get(&generation).copied().flatten().is_some() {
+            self.agenda.add(now + Duration::from_millis(10), Happening::Beat(worker, 0));
+        }
+        self.deliver(Event::Spawned { worker })
+    }
+
+    fn beat(&mut self, worker: WorkerId, count: u64) -> Result<(), Violation> {
+        let process = self.process(worker);
+        let (generation, beat) = (process.generation, process.fate.beat);
+        let silent = beat.and_then(|beat| beat.count).is_some_and(|last| count >= last);
+        if silent {
+            return Ok(());
+        }
+        if let Some(timeout) = self.heartbeats.get(&generation).copied().flatten() {
+            self.agenda.add(self.now + timeout / 2, Happening::Beat(worker, count + 1));
+        }
+        self.deliver(Event::HeartbeatReceived { worker })
+    }
+
+    fn die(&mut self, worker: WorkerId, status: ExitStatus) {
+        let now = self.now;
+        let process = self.process(worker);
+        if !process.is_alive() {
+            return;
+        }
+        process.leader = Leader::Dead;
+        process.status = status;
+        let (report_delay, members) = (process.fate.report_delay, process.fate.members);
+        self.agenda.add(now + report_delay, Happening::Obituary(worker));
+        if let Members::Leave(after) = members {
+            self.agenda.add(now + after, Happening::LastMember(worker));
+        }
+    }
+
+    fn bury(&mut self, worker: WorkerId) -> Result<(), Violation> {
+        let process = self.process(worker);
+        process.leader = Leader::Reaped;
+        let event = Event::Exited { worker, status: process.status, group_alive: process.has_members };
+        self.feed(&event)?;
+        self.stray(worker);
+        Ok(())
+    }
+
+    /// Something that a worker sent arrives when the worker is long forgotten.
+    fn stray(&mut self, worker: WorkerId) {
+        let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 50);
+        if rng.chance(self.plan.mix.stray_events) {
+            let event = match rng.below(4) {
+                0 => Event::BecameReady { worker, proof: Proof::Listening },
+                1 => Event::HeartbeatReceived { worker },
+                2 => Event::Sampled { worker, sample: sample(&mut rng, 900) },
+                _ => Event::GroupEmptied { worker: WorkerId(worker.0 + 1_000_000) },
+            };
+            self.agenda.add(self.now + rng.ms(0, 500), Happening::Delivery(event));
+        }
+    }
+
+    fn end_group(&mut self, worker: WorkerId) {
+        let now = self.now;
+        let process = self.process(worker);
+        if !std::mem::take(&mut process.has_members) {
+            return;
+        }
+        if process.leader == Leader::Reaped {
+            let after = process.fate.report_delay;
+            self.agenda.add(now + after, Happening::Emptiness(worker));
+        }
+    }
+
+    fn configure(&mut self, generation: u32) -> Result<(), Violation> {
+        let policy = if self.calm {
+            Some(self.configured.clone())
+        } else {
+            self.plan.configuration(generation, &self.configured)
+        };
+        let Some(policy) = policy else { return self.deliver(Event::ConfigurationRefused) };
+        self.heartbeats.insert(generation, policy.heartbeat_timeout);
+        self.configured = policy.clone();
+        self.deliver(Event::ConfigurationLoaded { policy: Box::new(policy) })
+    }
+
+    fn act(&mut self, deed: Deed) -> Result<(), Violation> {
+        match deed {
+            Deed::Hup => self.deliver(Event::ReloadRequested),
+            Deed::Ttin => self.deliver(Event::ScaleUpRequested),
+            Deed::Ttou => self.deliver(Event::ScaleDownRequested),
+            Deed::Usr1 => self.deliver(Event::LogReopenRequested),
+            Deed::Stop(signal) => self.deliver(Event::StopRequested { signal }),
+            Deed::Nap(time) => {
+                self.awake_at = self.awake_at.max(self.now + time);
+                self.checker.allow(time);
+                Ok(())
+            }
+        }
+    }
+
+    fn perform(&mut self, action: &Action) -> Result<(), Violation> {
+        match action {
+            Action::Spawn { worker, role, slot, generation } => self.spawn(*worker, *role, *slot, *generation),
+            Action::Signal { worker, signal } => {
+                match signal {
+                    Signal::Term => self.term(*worker),
+                    Signal::Abort => self.abort(*worker),
+                    Signal::Kill => self.kill(*worker),
+                }
+                Ok(())
+            }
+            Action::LoadConfiguration { generation } => {
+                self.generations = *generation;
+                let mut rng = Rng::of(self.plan.seed, SAMPLE, u64::from(*generation) | 1 << 51);
+                self.agenda.add(self.now + rng.ms(0, 1_000), Happening::Configuration(*generation));
+                Ok(())
+            }
+            Action::Sample { worker } => {
+                self.look_at(*worker);
+                Ok(())
+            }
+            Action::CloseSlot { .. }
+            | Action::KeepGenerations { .. }
+            | Action::ReopenLog
+            | Action::Report(_)
+            | Action::Exit { .. } => Ok(()),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: u32) -> Result<(), Violation> {
+        if role == Role::Job {
+            let rival = (0..)
+                .map(WorkerId)
+                .zip(&self.processes)
+                .find(|(_, other)| other.role == Role::Job && other.slot == slot && other.can_act());
+            Checker::begin_job(rival.map(|(id, _)| id))?;
+        }
+        let fate =
+            if self.calm { Fate::healthy(self.plan, worker) } else { Fate::of(self.plan, worker, role, generation) };
+        self.agenda.add(self.now + fate.birth_delay, Happening::Birth(worker));
+        self.processes.push(Process::new(role, slot, generation, fate));
+        Ok(())
+    }
+
+    fn term(&mut self, worker: WorkerId) {
+        let now = self.now;
+        let process = self.process(worker);
+        let (alive, role) = (process.is_alive(), process.role);
+        if let OnTerm::Leaves { after, status } = process.fate.on_term
+            && alive
+        {
+            self.agenda.add(now + after, Happening::Death(worker, status));
+        }
+        let process = self.process(worker);
+        if let Members::Leave(after) = process.fate.members
+            && (role == Role::Job || !alive)
+        {
+            self.agenda.add(now + after, Happening::LastMember(worker));
+        }
+    }
+
+    fn abort(&mut self, worker: WorkerId) {
+        let now = self.now;
+        if self.process(worker).fate.heeds_abort {
+            self.agenda.add(now + Duration::from_millis(150), Happening::Death(worker, ExitStatus::Signal(6)));
+        }
+    }
+
+    fn kill(&mut self, worker: WorkerId) {
+        let now = self.now;
+        let process = self.process(worker);
+        process.killed = true;
+        let after = process.fate.kill_delay;
+        self.agenda.add(now + after, Happening::Death(worker, ExitStatus::Signal(9)));
+        self.agenda.add(now + after * 2, Happening::LastMember(worker));
+    }
+
+    fn look_at(&mut self, worker: WorkerId) {
+        let process = self.process(worker);
+        if !process.is_alive() {
+            return;
+        }
+        process.samples += 1;
+        let (count, leaks) = (process.samples, process.fate.leaks && !process.spared);
+        let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 << 12 | count);
+        if rng.chance(self.plan.mix.sample_lost) {
+            return;
+        }
+        let level = if leaks { 300 + 200 * count } else { rng.below(500) };
+        let event = Event::Sampled { worker, sample: sample(&mut rng, level) };
+        self.agenda.add(self.now + Duration::from_millis(1), Happening::Delivery(event));
+    }
+}
+
+fn sample(rng: &mut Rng, level: u64) -> Sample {
+    Sample {
+        fd_count: level.min(1_000),
+        fd_limit: 1_000,
+        rss_kib: level + rng.below(300),
+        top_fd_targets: String::new(),
+    }
+}
