@@ -32,15 +32,14 @@ pub use exports::{Change, changes, worker_exports};
 pub use inputs::{Args, Flag, Inputs};
 pub use layer::LayerKind;
 pub use names::nearest;
-pub use options::{Options, RunOptions};
+pub use options::RunOptions;
 pub use origin::{Input, Origin, Position};
 pub use problem::{Code, Place, Problem, Severity};
-pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load, resolve};
+pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load};
 pub use settings::{
-    Cluster, Default, DispatchMode, Export, GROUPS, LogFormat, OPTIONS, PropaneAccessories, Reload, RequestLimits,
+    Cluster, DefaultValue, DispatchMode, Export, GROUPS, LogFormat, OPTIONS, PropaneAccessories, Reload, RequestLimits,
     ResolvedConfig, RuntimeLimits, SETTINGS, Setting, SocketStrategy, setting,
 };
 pub use source::Quote;
 pub use value::{Kind, Misfit, Shape, Value};
 pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice};
-pub use world::{FileRead, Framework, World};

@@ -11,7 +11,7 @@ use crate::value::{Value, read_bool};
 
 /// The options as they were given, before anything was looked at.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     pub(crate) environment: Given<String>,
     pub(crate) app_root: GivenPath,
     pub(crate) framework_root: Option<GivenPath>,

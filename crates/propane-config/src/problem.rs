@@ -103,6 +103,8 @@ codes! {
     DuplicateKey = "duplicate-key",
     /// A value of which nothing is written.
     EmptyValue = "empty-value",
+    /// More of what a file earned warnings for.
+    AndMore = "and-more",
     /// A numeric escape that the closing quote cuts short.
     CutEscape = "cut-escape",
     /// A comment that is never closed.

@@ -117,7 +117,7 @@ pub fn load(inputs: &Inputs) -> Resolution {
 }
 
 /// Resolves.
-pub fn resolve(inputs: &Inputs, options: &Options, world: &World) -> Resolution {
+fn resolve(inputs: &Inputs, options: &Options, world: &World) -> Resolution {
     let environment_path = options.environment_file().unwrap_or_default();
     let files = [
         FileLayer::read(LayerKind::App, APP_FILE, &world.app_file),
@@ -239,7 +239,8 @@ impl<'w> FileLayer<'w> {
                 Problem::warning(Code::OpenComment, "this comment is never closed").at(place).suggest("end it with */")
             }
             RemarkKind::AndMore(count) => {
-                Problem::warning(Code::DuplicateKey, format!("{count} more of these in {}", self.source.path))
+                let message = format!("{count} more values in {} are probably not meant as they are", self.source.path);
+                Problem::warning(Code::AndMore, message).at_origin(self.source.origin(Some(remark.span)))
             }
         }
     }

@@ -15,7 +15,7 @@ pub struct Setting {
     /// What it accepts.
     pub kind: Kind,
     /// Its value when no layer sets it.
-    pub default: Default,
+    pub default: DefaultValue,
     /// Its environment variable.
     pub variable: Option<&'static str>,
     /// Its command-line flag, without the dashes.
@@ -30,7 +30,7 @@ pub struct Setting {
 
 /// The lowest layer's value of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
+pub enum DefaultValue {
     /// This number.
     Int(i64),
     /// This switch.
@@ -70,7 +70,7 @@ pub enum Reload {
 pub(crate) const PREFIX: &str = "ARLEN_";
 pub(crate) const LEGACY_PREFIX: &str = "MOJOOBJC_";
 
-const fn row(kind: Kind, default: Default) -> Setting {
+const fn row(kind: Kind, default: DefaultValue) -> Setting {
     Setting {
         key: "",
         kind,
@@ -85,28 +85,28 @@ const fn row(kind: Kind, default: Default) -> Setting {
 }
 
 const fn int(default: i64, min: i64, max: i64) -> Setting {
-    row(Kind::Int { min, max }, Default::Int(default))
+    row(Kind::Int { min, max }, DefaultValue::Int(default))
 }
 
 const fn switch(default: bool) -> Setting {
-    row(Kind::Bool, Default::Bool(default))
+    row(Kind::Bool, DefaultValue::Bool(default))
 }
 
 const fn text(default: &'static str, shape: Shape) -> Setting {
-    row(Kind::Text(shape), Default::Text(default))
+    row(Kind::Text(shape), DefaultValue::Text(default))
 }
 
 const fn choice(default: &'static str, words: &'static [&'static str]) -> Setting {
-    row(Kind::Choice(words), Default::Text(default))
+    row(Kind::Choice(words), DefaultValue::Text(default))
 }
 
 /// A setting whose default belongs to each worker.
 const fn workers(kind: Kind) -> Setting {
-    row(kind, Default::Workers)
+    row(kind, DefaultValue::Workers)
 }
 
 const fn derived(kind: Kind) -> Setting {
-    row(kind, Default::Derived)
+    row(kind, DefaultValue::Derived)
 }
 
 impl Setting {
@@ -166,10 +166,10 @@ impl Setting {
     /// Its value when no layer sets it; `None` for derived values and workers' own defaults.
     pub fn default_value(&self) -> Option<Value> {
         match self.default {
-            Default::Int(number) => Some(Value::Int(number)),
-            Default::Bool(on) => Some(Value::Bool(on)),
-            Default::Text(text) => Some(Value::Text(text.to_owned())),
-            Default::Derived | Default::Workers => None,
+            DefaultValue::Int(number) => Some(Value::Int(number)),
+            DefaultValue::Bool(on) => Some(Value::Bool(on)),
+            DefaultValue::Text(text) => Some(Value::Text(text.to_owned())),
+            DefaultValue::Derived | DefaultValue::Workers => None,
         }
     }
 }

@@ -15,26 +15,26 @@ const SEARCH_ENTRIES: usize = 10_000;
 
 /// The facts.
 #[derive(Debug, Clone)]
-pub struct World {
+pub(crate) struct World {
     /// The app root without symlinks, or why it cannot be entered.
-    pub app_root: Result<PathBuf, String>,
+    pub(crate) app_root: Result<PathBuf, String>,
     /// The framework root.
-    pub framework: Framework,
+    pub(crate) framework: Framework,
     /// `config/app.plist`.
-    pub app_file: FileRead,
+    pub(crate) app_file: FileRead,
     /// `config/environments/<env>.plist`.
-    pub environment_file: FileRead,
+    pub(crate) environment_file: FileRead,
     /// The environments that have a file.
-    pub environments: Vec<String>,
+    pub(crate) environments: Vec<String>,
     /// Whether the app was compiled: an executable `.boomhauer/build/boomhauer-app`.
-    pub has_app_binary: bool,
+    pub(crate) has_app_binary: bool,
     /// Whether the app has sources that an Arlen framework can compile.
-    pub has_app_sources: bool,
+    pub(crate) has_app_sources: bool,
 }
 
 /// What became of reading a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileRead {
+pub(crate) enum FileRead {
     /// There is none.
     Missing,
     /// There is one, but.
@@ -45,7 +45,7 @@ pub enum FileRead {
 
 /// An Arlen framework.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Framework {
+pub(crate) enum Framework {
     /// There is none.
     #[default]
     None,

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use propane_config::{Default, Export, Inputs, Kind, SETTINGS, Setting, Shape, Value, load, openstep, worker_exports};
+use propane_config::{
+    DefaultValue, Export, Inputs, Kind, SETTINGS, Setting, Shape, Value, load, openstep, worker_exports,
+};
 use proptest::prelude::*;
 
 /// A valid value of a row.
@@ -96,7 +98,7 @@ fn printed_variables_resolve_to_the_same_values() {
 /// The rows that `file` cannot break a resolution with are all rows.
 #[test]
 fn every_row_s_default_is_valid() {
-    for row in SETTINGS.iter().filter(|row| row.export != Export::WhenSet || row.default != Default::Workers) {
+    for row in SETTINGS.iter().filter(|row| row.export != Export::WhenSet || row.default != DefaultValue::Workers) {
         let Some(default) = row.default_value() else { continue };
         let text = default.to_variable();
         assert_eq!(row.kind.read_text(&text), Ok(default.clone()), "{}", row.key);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use propane_config::secrets::{MASK, is_secret_key, mask_url_users, masked_tree};
 use propane_config::{
-    Default, Export, LayerInfo, Origin, Override, Problem, Reload, Resolution, ResolvedSetting, SETTINGS, Value,
+    DefaultValue, Export, LayerInfo, Origin, Override, Problem, Reload, Resolution, ResolvedSetting, SETTINGS, Value,
     openstep, setting,
 };
 use serde::Serialize;
@@ -60,7 +60,7 @@ fn rows(setting: &ResolvedSetting, all: bool) -> Vec<Row<'_>> {
 }
 
 fn is_workers_own(printed: &ResolvedSetting) -> bool {
-    setting(&printed.key).is_some_and(|row| row.default == Default::Workers)
+    setting(&printed.key).is_some_and(|row| row.default == DefaultValue::Workers)
 }
 
 /// The value as it may be shown.
