@@ -213,6 +213,7 @@ impl Driver {
                 Token::Signal => self.take_signals(),
                 Token::Exit(worker) => self.reap(worker),
                 Token::Notify(worker) => self.hear(worker),
+                Token::Timer => {}
             }
         }
         self.look_for_ready();

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use propane_core::WorkerId;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 /// How many ready descriptors one wait reports; the rest come with the next.
 const BATCH: usize = 64;
@@ -21,12 +23,15 @@ pub(crate) enum Token {
     Exit(WorkerId),
     /// A worker said something.
     Notify(WorkerId),
+    /// The time is over.
+    Timer,
 }
 
 impl Token {
     fn pack(self) -> u64 {
         match self {
             Self::Signal => 0,
+            Self::Timer => 3,
             Self::Exit(worker) => worker.0 << 2 | 1,
             Self::Notify(worker) => worker.0 << 2 | 2,
         }
@@ -37,48 +42,76 @@ impl Token {
         match data & 3 {
             1 => Self::Exit(worker),
             2 => Self::Notify(worker),
+            3 => Self::Timer,
             _ => Self::Signal,
         }
     }
 }
 
-/// An epoll instance.
+/// An epoll instance with a timer: epoll's own timeout counts in milliseconds, which is too coarse for a respawn.
 #[derive(Debug)]
-pub(crate) struct Poller(OwnedFd);
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+}
 
 impl Poller {
     /// A new one, that watches nothing.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let poller = Self { epoll, timer };
+        poller.add(&poller.timer, Token::Timer)?;
+        Ok(poller)
     }
 
     /// Watches a descriptor for input.
     pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token.pack()), EventFlags::IN)?)
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), EventFlags::IN)?)
     }
 
     /// Stops to watch. Before a descriptor is closed, because a child that has not execed yet may keep it open, and then
     /// it would still be reported.
     pub(crate) fn remove(&self, fd: impl AsFd) {
         // One that is not watched need not be removed.
-        let _ = epoll::delete(&self.0, fd);
+        let _ = epoll::delete(&self.epoll, fd);
     }
 
     /// Waits for input, or for `timeout`; for ever without one.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        self.set_timer(timeout)?;
         let mut events = Vec::with_capacity(BATCH);
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
             Ok(_) => Ok(events.iter().map(|event| Token::unpack(event.data.u64())).collect()),
             Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Setting it also takes back what it has told already (`timerfd_create(2)`).
+    fn set_timer(&self, timeout: Option<Duration>) -> io::Result<()> {
+        // Zero would switch the timer off.
+        let after = timeout.map_or(Duration::ZERO, |timeout| timeout.max(Duration::from_nanos(1)));
+        let it_value = Timespec::try_from(after).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_ends_when_its_time_is_over_and_not_before() {
+        let poller = Poller::new().unwrap();
+        for timeout in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(2)] {
+            let began = std::time::Instant::now();
+            assert_eq!(poller.wait(Some(timeout)).unwrap(), [Token::Timer]);
+            assert!(began.elapsed() >= timeout);
+        }
+    }
 
     #[test]
     fn tokens_survive_the_kernel() {

@@ -1,5 +1,6 @@
 //! Development tasks, run as `cargo xtask TASK`.
 
+mod bench;
 mod generate;
 mod load;
 
@@ -9,6 +10,7 @@ const USAGE: &str = "\
 Usage: cargo xtask TASK
 
   generate  write the files that are made from the settings table (--check)
+  bench     measure what the manager costs and how fast it reacts (--help)
   load      put an HTTP load on a URL and tell every kind of failure apart (--help)
 ";
 
@@ -16,6 +18,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("generate") => generate::run(words),
+        Some("bench") => bench::run(words),
         Some("load") => load::run(words),
         Some("--help" | "-h") => {
             print!("{USAGE}");

@@ -222,13 +222,26 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        // The workers die with the manager; their descendants are found by their groups, which the manager would clear.
+        // In order where that is possible, so that nothing is left in the temporary directory.
         let groups = self.children();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGQUIT);
+        if !self.ends_within(Duration::from_secs(5)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
         for group in groups {
             let _ = nix::sys::signal::killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
+    }
+}
+
+impl Manager {
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        eventually("an end or the limit", || match self.child.try_wait() {
+            Ok(None) if Instant::now() < deadline => None,
+            ended => Some(matches!(ended, Ok(Some(_)))),
+        })
     }
 }
 
