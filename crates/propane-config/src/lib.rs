@@ -4,6 +4,7 @@
 //! defaulted in silence: whatever a layer says that cannot be used is among the [`Resolution`]'s problems.
 
 mod check;
+mod choices;
 mod derive;
 pub mod document;
 mod exports;
@@ -28,6 +29,7 @@ mod value;
 mod worker;
 mod world;
 
+pub use choices::{DispatchMode, LogFormat, SocketStrategy};
 pub use exports::{Change, changes, worker_exports};
 pub use inputs::{Args, Flag, Inputs};
 pub use layer::LayerKind;
@@ -37,8 +39,8 @@ pub use origin::{Input, Origin, Position};
 pub use problem::{Code, Place, Problem, Severity};
 pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load};
 pub use settings::{
-    Cluster, DefaultValue, DispatchMode, Export, GROUPS, LogFormat, OPTIONS, PropaneAccessories, Reload, RequestLimits,
-    ResolvedConfig, RuntimeLimits, SETTINGS, Setting, SocketStrategy, setting,
+    Cluster, DefaultValue, Export, GROUPS, OPTIONS, PropaneAccessories, Reload, RequestLimits, ResolvedConfig,
+    RuntimeLimits, SETTINGS, Setting, setting,
 };
 pub use source::Quote;
 pub use value::{Kind, Misfit, Shape, Value};

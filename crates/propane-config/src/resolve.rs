@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::check::{self, APP_FILE};
+use crate::choices::SocketStrategy;
 use crate::derive::derive;
 use crate::document::{self, Content, Document, RemarkKind};
 use crate::inputs::Inputs;
@@ -11,7 +12,7 @@ use crate::options::{self, Options, RunOptions};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem, Severity};
 use crate::secrets::{has_url_user, is_secret_key};
-use crate::settings::{Reload, ResolvedConfig, SETTINGS, Setting, SocketStrategy};
+use crate::settings::{Reload, ResolvedConfig, SETTINGS, Setting};
 use crate::source::Source;
 use crate::stack::Stack;
 use crate::tree;

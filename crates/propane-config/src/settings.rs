@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choices::{DispatchMode, LogFormat, SocketStrategy};
 use crate::value::{Kind, Shape, Value};
 
 /// One row of the table.
@@ -12,6 +13,8 @@ use crate::value::{Kind, Shape, Value};
 pub struct Setting {
     /// Where it stands in a property list, groups separated by dots.
     pub key: &'static str,
+    /// The field of the typed configuration that holds it; empty for what is no part of it.
+    pub field: &'static str,
     /// What it accepts.
     pub kind: Kind,
     /// Its value when no layer sets it.
@@ -73,6 +76,7 @@ pub(crate) const LEGACY_PREFIX: &str = "MOJOOBJC_";
 const fn row(kind: Kind, default: DefaultValue) -> Setting {
     Setting {
         key: "",
+        field: "",
         kind,
         default,
         variable: None,
@@ -136,6 +140,11 @@ impl Setting {
         self
     }
 
+    const fn held_in(mut self, field: &'static str) -> Self {
+        self.field = field;
+        self
+    }
+
     const fn named(mut self, key: &'static str, doc: &'static str) -> Self {
         self.key = key;
         self.doc = doc;
@@ -179,58 +188,6 @@ pub fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
-/// Words of a choice: the enum, its spelling and the list that the table shows come from one place.
-macro_rules! choices {
-    ($( $(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $word_doc:literal])+ $word:ident = $text:literal, )+ } )+) => { $(
-        $(#[doc = $doc])+
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $( $(#[doc = $word_doc])+ #[serde(rename = $text)] $word, )+ }
-
-        impl $name {
-            /// The spellings, in the order of the enum.
-            pub const WORDS: &[&str] = &[$($text),+];
-
-            /// All of them, in the same order.
-            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$word),+];
-
-            /// The spelling of this one.
-            pub const fn as_str(self) -> &'static str {
-                match self { $( Self::$word => $text, )+ }
-            }
-        }
-    )+ };
-}
-
-choices! {
-    /// How new connections reach the workers.
-    SocketStrategy {
-        /// Inherit for workers that take a descriptor, else steer.
-        Auto = "auto",
-        /// The manager owns one listener per slot and hands it to the slot's worker.
-        Inherit = "inherit",
-        /// The manager owns one listener for all workers.
-        Shared = "shared",
-        /// Workers bind by themselves; retiring ones get no new connections.
-        Steer = "steer",
-        /// Workers bind by themselves, and that is all.
-        Reuseport = "reuseport",
-    }
-    /// How an Arlen worker runs its requests.
-    DispatchMode {
-        /// Several at a time.
-        Concurrent = "concurrent",
-        /// One after the other.
-        Serialized = "serialized",
-    }
-    /// The form of a worker's log lines.
-    LogFormat {
-        /// For people.
-        Text = "text",
-        /// For machines.
-        Json = "json",
-    }
-}
-
 /// Turns rows into the structs (fields named exactly as the property list's keys) and the table.
 macro_rules! settings {
     (
@@ -257,8 +214,10 @@ macro_rules! settings {
 
         /// Every setting, in the order in which people read them.
         pub static SETTINGS: &[Setting] = &[
-            $( $row.named($key, concat!($($doc),+)), )+
-            $( $( $inner_row.named(concat!($group_key, ".", $inner_key), concat!($($inner_doc),+)), )+ )+
+            $( $row.named($key, concat!($($doc),+)).held_in(stringify!($field)), )+
+            $( $( $inner_row
+                .named(concat!($group_key, ".", $inner_key), concat!($($inner_doc),+))
+                .held_in(stringify!($inner_field)), )+ )+
         ];
 
         /// The dictionaries that hold nothing but settings: an unknown key in one of them is a mistake.

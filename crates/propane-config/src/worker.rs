@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::settings::SocketStrategy;
+use crate::choices::SocketStrategy;
 use crate::world::{Framework, World, app_binary, framework_server};
 
 /// The program that workers run.
