@@ -40,12 +40,24 @@ struct Head {
 
 /// Reads the final answer, passing over interim ones.
 pub(crate) fn read(stream: &mut impl BufRead) -> Result<Answer, Unanswered> {
-    match stream.fill_buf() {
-        Ok([]) => return Err(unanswered(Failure::ShortRead, "closed before the first byte".to_owned(), true)),
+    match first_byte(stream) {
+        Ok(true) => {}
+        Ok(false) => return Err(unanswered(Failure::ShortRead, "closed before the first byte".to_owned(), true)),
         Err(error) => return Err(unanswered(kind(&error), error.to_string(), true)),
-        Ok(_) => {}
     }
     read_rest(stream).map_err(|(failure, detail)| unanswered(failure, detail, false))
+}
+
+/// Waits for the first byte; false if there will be none.
+fn first_byte(stream: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        match stream.fill_buf() {
+            Ok(bytes) => return Ok(!bytes.is_empty()),
+            // A read with a time limit is not resumed by the kernel.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn unanswered(failure: Failure, detail: String, before_first_byte: bool) -> Unanswered {

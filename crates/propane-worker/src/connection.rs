@@ -118,13 +118,15 @@ where
     C: GracefulConnection,
 {
     let mut connection = pin!(connection);
+    let mut now = Instant::now();
     loop {
         let draining_since = *drain.borrow_and_update();
-        match activity.verdict(Instant::now(), draining_since, patience) {
+        match activity.verdict(now, draining_since, patience) {
             Verdict::Watch { until } => tokio::select! {
+                // The connection first: a request that has arrived when the time is up is read before it is judged.
                 biased;
                 _ = connection.as_mut() => return,
-                () = until_or_drain(until, &mut drain) => {}
+                looked_at = until_or_drain(until, &mut drain) => now = looked_at,
             },
             Verdict::GoAway => {
                 connection.as_mut().graceful_shutdown();
@@ -141,9 +143,13 @@ where
     }
 }
 
-/// Waits for `until` or for the drain to begin, whichever comes first, and then lets the runtime look at the sockets
-/// once more: what has arrived by now is read before the connection is judged.
-async fn until_or_drain(until: Instant, drain: &mut Drain) {
+/// Waits for `until` or for the drain to begin, whichever comes first, and then has the runtime look at the sockets
+/// once more. Gives the time before that look: what is judged by it has been read up to it.
+///
+/// Without the look, a timer that fires although the sockets were not looked at (the wait for them was interrupted, as
+/// by SIGCONT) closes a connection whose next request has long arrived; with a later time, so does a process that
+/// stands still in between.
+async fn until_or_drain(until: Instant, drain: &mut Drain) -> Instant {
     let changed = async {
         if drain.changed().await.is_err() {
             // The server is gone, and with it the only one who could start a drain.
@@ -154,7 +160,9 @@ async fn until_or_drain(until: Instant, drain: &mut Drain) {
         () = sleep_until(until) => {}
         () = changed => {}
     }
+    let looked_at = Instant::now();
     tokio::task::yield_now().await;
+    looked_at
 }
 
 /// The answer to a connection over the session limit, byte for byte Arlen's.

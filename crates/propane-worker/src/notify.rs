@@ -14,8 +14,9 @@ use tokio::net::UnixDatagram;
 /// What can be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Connections are being accepted.
-    Ready,
+    /// Connections are being accepted. With a watchdog this is the first sign of life as well, so that a worker that
+    /// hangs from here on is missed.
+    Ready { watched: bool },
     /// The main loop is alive.
     Watchdog,
     /// No more connections are accepted; what is open is being finished.
@@ -25,7 +26,8 @@ pub(crate) enum State {
 impl State {
     fn message(self) -> &'static str {
         match self {
-            Self::Ready => "READY=1\n",
+            Self::Ready { watched: false } => "READY=1\n",
+            Self::Ready { watched: true } => "READY=1\nWATCHDOG=1\n",
             Self::Watchdog => "WATCHDOG=1\n",
             Self::Stopping => "STOPPING=1\n",
         }

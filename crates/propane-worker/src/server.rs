@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 use tower::Service;
 
 use crate::activity::Activity;
@@ -170,7 +170,7 @@ where
         notifier: &Notifier,
         watchdog: &mut Watchdog,
     ) -> Result<(), ServeError> {
-        let mut ready = pin!(notifier.send(State::Ready));
+        let mut ready = pin!(notifier.send(State::Ready { watched: watchdog.is_set() }));
         let mut said_ready = false;
         loop {
             tokio::select! {
@@ -283,10 +283,15 @@ impl Watchdog {
     fn new(settings: &Settings, notifier: &Notifier) -> Self {
         let period = settings.watchdog.filter(|_| notifier.is_connected()).map(|period| period / 2);
         Self(period.map(|period| {
-            let mut ticks = interval(period.max(Duration::from_millis(1)));
+            let period = period.max(Duration::from_millis(1));
+            let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         }))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 
     async fn due(&mut self) {
