@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ use crate::reload::Loader;
 use crate::signals::{Caught, Signals};
 use crate::sockets::Sockets;
 use crate::spawn::FdLimit;
-use crate::state::{self, State};
+use crate::state::{State, StateFile};
 
 /// How often a group whose leader is gone is looked at: its last process may not be a child of this manager, and then
 /// nothing tells of its end.
@@ -41,7 +40,7 @@ pub(crate) struct Setup {
     pub(crate) signals: Signals,
     pub(crate) notify: Option<NotifyDirectory>,
     pub(crate) journal: Journal,
-    pub(crate) state_file: PathBuf,
+    pub(crate) state_file: StateFile,
     pub(crate) fd_limit: Option<FdLimit>,
 }
 
@@ -60,9 +59,7 @@ pub(crate) struct Driver {
     inbox: VecDeque<Event>,
     epoch: Instant,
     dev_null: File,
-    state_file: PathBuf,
-    state_changed: bool,
-    state_failed: bool,
+    state_file: StateFile,
     fd_limit: Option<FdLimit>,
     collision_told: bool,
     exit: Option<(u8, ShutdownCause)>,
@@ -89,8 +86,6 @@ impl Driver {
             epoch: Instant::now(),
             dev_null: File::open("/dev/null")?,
             state_file: setup.state_file,
-            state_changed: false,
-            state_failed: false,
             fd_limit: setup.fd_limit,
             collision_told: false,
             exit: None,
@@ -104,6 +99,7 @@ impl Driver {
             if let Some((code, cause)) = self.exit {
                 return Ok((code, cause, self.journal));
             }
+            self.steer();
             self.save_state();
             self.wait()?;
         }
@@ -121,7 +117,9 @@ impl Driver {
                 self.perform(action);
             }
             let core = &self.core;
-            self.state_changed |= self.children.forget_reaped(|worker| core.worker(worker).is_some());
+            if self.children.forget_reaped(|worker| core.worker(worker).is_some()) {
+                self.state_file.touch();
+            }
         }
     }
 
@@ -162,7 +160,7 @@ impl Driver {
         let (stdin, fd_limit) = (self.dev_null.as_fd(), self.fd_limit);
         let birth = Birth { worker, role, slot, generation, stdin, listener, fd_limit, notify };
         let child = self.children.start(&plan, birth)?;
-        self.state_changed = true;
+        self.state_file.touch();
         let watched = self.poller.add(child.pidfd(), Token::Exit(worker)).and_then(|()| match child.notify() {
             Some(socket) => self.poller.add(socket, Token::Notify(worker)),
             None => Ok(()),
@@ -318,19 +316,16 @@ impl Driver {
         }
     }
 
-    /// Keeps the state file true. A manager that cannot write it goes on without: only the next start misses it.
+    /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.
+    fn steer(&mut self) {
+        if let Err(error) = self.sockets.steer(self.core.served_slots()) {
+            tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
+        }
+    }
+
     fn save_state(&mut self) {
-        if !std::mem::take(&mut self.state_changed) {
-            return;
-        }
-        let directory = self.notify.as_ref().map(|directory| directory.path().to_owned());
-        let saved = state::save(&self.state_file, &State::new(directory, self.children.process_ids()));
-        if let Err(error) = &saved
-            && !self.state_failed
-        {
-            tracing::warn!("cannot write {}: {error}", self.state_file.display());
-        }
-        self.state_failed = saved.is_err();
+        let directory = self.notify.as_ref().map(NotifyDirectory::path);
+        self.state_file.save_if_stale(|| State::new(directory.map(ToOwned::to_owned), self.children.process_ids()));
     }
 }
 

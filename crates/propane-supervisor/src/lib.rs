@@ -27,6 +27,7 @@ mod sockets;
 mod spawn;
 mod startup;
 mod state;
+mod steering;
 
 pub use diagnostics::install as install_diagnostics;
 pub use startup::run;

@@ -1,5 +1,7 @@
 //! The sockets that the manager owns: a listener per slot, one for all, or a reservation of the port (DESIGN §4).
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -12,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use crate::procinfo;
 use crate::sockdiag;
 use crate::spawn::Identity;
+use crate::steering;
 
 /// Why the manager cannot have its address.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +64,70 @@ pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, SocketError> 
 /// What the manager holds on its address.
 #[derive(Debug)]
 enum Held {
-    /// One SO_REUSEPORT listener per slot, made when the slot is first filled.
-    Slots(Vec<Option<Socket>>),
+    /// One SO_REUSEPORT listener per slot.
+    Slots(Slots),
     /// One listener for all slots.
     Shared(Socket),
     /// Workers bind by themselves; the socket, bound and not listening, keeps others off the port meanwhile.
     Reserved { _reservation: Option<Socket> },
+}
+
+/// Listeners by slot, each made when its slot is first filled.
+#[derive(Debug, Default)]
+struct Slots {
+    listeners: BTreeMap<u32, Socket>,
+    /// The slots in the order of the kernel's group: `listen` appends, and when one is closed the last takes its place.
+    group: Vec<u32>,
+    /// Who gets new connections; `None` while the kernel's own hash decides, or where it lets nobody else.
+    served: Option<BTreeSet<u32>>,
+    refused: bool,
+}
+
+impl Slots {
+    fn open(&mut self, slot: u32, address: SocketAddr, backlog: i32) -> io::Result<&Socket> {
+        match self.listeners.entry(slot) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(vacant) => {
+                let listener = listen(address, backlog)?;
+                self.group.push(slot);
+                Ok(vacant.insert(listener))
+            }
+        }
+    }
+
+    fn close(&mut self, slot: u32) {
+        if self.listeners.remove(&slot).is_some()
+            && let Some(index) = self.group.iter().position(|member| *member == slot)
+        {
+            self.group.swap_remove(index);
+            // The program in force names places that have changed.
+            self.served = None;
+        }
+    }
+
+    /// Gives new connections to `served` slots only; to all where none is served.
+    fn steer(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
+        if self.refused || self.served.as_ref() == Some(&served) {
+            return Ok(());
+        }
+        let attached = self.attach(&served);
+        self.refused = attached.is_err();
+        self.served = Some(served);
+        attached
+    }
+
+    fn attach(&self, served: &BTreeSet<u32>) -> io::Result<()> {
+        let places = || (0u32..).zip(&self.group);
+        let mut indices: Vec<u32> =
+            places().filter(|(_, slot)| served.contains(slot)).map(|(index, _)| index).collect();
+        if indices.is_empty() {
+            indices = places().map(|(index, _)| index).collect();
+        }
+        match self.listeners.values().next() {
+            Some(member) => steering::attach(member, &indices),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The manager's sockets.
@@ -91,7 +152,7 @@ impl Sockets {
         check_free(address)?;
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         let held = match strategy {
-            Strategy::Inherit => Held::Slots(Vec::new()),
+            Strategy::Inherit => Held::Slots(Slots::default()),
             Strategy::Shared => Held::Shared(listen(address, backlog).map_err(|error| bind_error(address, error))?),
             Strategy::Steer | Strategy::Reuseport => {
                 let reserve = || as_user(identity, || bind(address, true));
@@ -116,16 +177,7 @@ impl Sockets {
         match &mut self.held {
             Held::Reserved { .. } => Ok(None),
             Held::Shared(listener) => Ok(Some((*listener).as_fd())),
-            Held::Slots(slots) => {
-                let index = slot as usize;
-                if slots.len() <= index {
-                    slots.resize_with(index + 1, || None);
-                }
-                if slots[index].is_none() {
-                    slots[index] = Some(listen(self.address, self.backlog)?);
-                }
-                Ok(slots[index].as_ref().map(AsFd::as_fd))
-            }
+            Held::Slots(slots) => Ok(Some(slots.open(slot, self.address, self.backlog)?.as_fd())),
         }
     }
 
@@ -134,17 +186,25 @@ impl Sockets {
         let listener = match &self.held {
             Held::Reserved { .. } => None,
             Held::Shared(listener) => Some(listener),
-            Held::Slots(slots) => slots.get(slot as usize)?.as_ref(),
+            Held::Slots(slots) => slots.listeners.get(&slot),
         };
         listener.and_then(|listener| rustix::fs::fstat(listener).ok()).map(|stat| stat.st_ino)
     }
 
     /// Gives a slot's listener up.
     pub(crate) fn close_slot(&mut self, slot: u32) {
-        if let Held::Slots(slots) = &mut self.held
-            && let Some(listener) = slots.get_mut(slot as usize)
-        {
-            *listener = None;
+        if let Held::Slots(slots) = &mut self.held {
+            slots.close(slot);
+        }
+    }
+
+    /// Gives new connections only to slots that are served, so that nobody waits for a boot.
+    ///
+    /// Fails once where the kernel refuses; from then on its hash decides.
+    pub(crate) fn steer(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
+        match &mut self.held {
+            Held::Slots(slots) => slots.steer(served),
+            Held::Shared(_) | Held::Reserved { .. } => Ok(()),
         }
     }
 
@@ -258,6 +318,29 @@ mod tests {
             let mut sockets = Sockets::open(address, 16, strategy, true, 2, None).unwrap();
             assert_eq!(sockets.inode(0) != sockets.inode(1), distinct, "{strategy:?}");
             assert!(sockets.for_slot(5).unwrap().is_some(), "a slot that comes later gets one too");
+        }
+    }
+
+    #[test]
+    fn new_connections_go_to_served_slots_also_after_a_slot_has_closed() {
+        let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
+        let mut sockets = Sockets::open(address, 128, Strategy::Inherit, true, 4, None).unwrap();
+        let waiting = |sockets: &Sockets, slot| {
+            let Held::Slots(slots) = &sockets.held else { panic!("slots") };
+            let listener = slots.listeners[&slot].try_clone().unwrap();
+            listener.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| listener.accept().ok()).count()
+        };
+        // After slot 0 has closed, the last of the group, 3, stands in its place.
+        for (close, served) in [(None, vec![0, 3]), (None, vec![1]), (Some(0), vec![3]), (None, vec![1, 2])] {
+            if let Some(slot) = close {
+                sockets.close_slot(slot);
+            }
+            sockets.steer(served.iter().copied().collect()).unwrap();
+            let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            let counts: Vec<usize> = served.iter().map(|slot| waiting(&sockets, *slot)).collect();
+            assert_eq!(counts.iter().sum::<usize>(), clients.len(), "{served:?}: {counts:?}");
+            assert!(counts.iter().all(|count| *count > 0), "each gets some: {counts:?}");
         }
     }
 

@@ -20,7 +20,7 @@ use crate::reload::Loader;
 use crate::signals::Signals;
 use crate::sockets::{self, SocketError, Sockets};
 use crate::spawn::{FdLimit, Identity};
-use crate::state;
+use crate::state::{self, StateFile};
 
 /// Why the manager does not run.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +186,16 @@ fn serve(
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
     let notify = notify_directory(identity);
-    let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state_file.clone(), fd_limit };
+    let setup = Setup {
+        plan,
+        loader,
+        sockets,
+        signals,
+        notify,
+        journal,
+        state_file: StateFile::new(state_file.clone()),
+        fd_limit,
+    };
     let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
     let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
     // Nothing of a manager that stopped in order is of use to the next one.

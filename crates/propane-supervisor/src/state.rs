@@ -45,8 +45,43 @@ pub(crate) fn path_for(pid_file: &Path) -> PathBuf {
     pid_file.with_extension("state.json")
 }
 
+/// The file of a running manager, written when its children have changed.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    stale: bool,
+    failed: bool,
+}
+
+impl StateFile {
+    /// The file at `path`, which is not written yet.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, stale: false, failed: false }
+    }
+
+    /// Notes that the children have changed.
+    pub(crate) fn touch(&mut self) {
+        self.stale = true;
+    }
+
+    /// Writes the file if it is out of date. A manager that cannot write it goes on without, and says so once: only the
+    /// next start misses it.
+    pub(crate) fn save_if_stale(&mut self, state: impl FnOnce() -> State) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let saved = save(&self.path, &state());
+        if let Err(error) = &saved
+            && !self.failed
+        {
+            tracing::warn!("cannot write {}: {error}", self.path.display());
+        }
+        self.failed = saved.is_err();
+    }
+}
+
 /// Writes the file so that a reader finds the old or the new one whole.
-pub(crate) fn save(path: &Path, state: &State) -> io::Result<()> {
+fn save(path: &Path, state: &State) -> io::Result<()> {
     let scratch = path.with_extension("json.new");
     let mut file = create_private(&scratch)?;
     file.write_all(&serde_json::to_vec(state)?)?;

@@ -196,6 +196,12 @@ impl Supervisor {
         self.workers.get(&id)
     }
 
+    /// The HTTP slots in which a worker takes connections.
+    pub fn served_slots(&self) -> BTreeSet<u32> {
+        let serves = |worker: &&Worker| worker.role == Role::Http && worker.is_ready();
+        self.workers.values().filter(serves).map(|worker| worker.slot).collect()
+    }
+
     fn dispatch(&mut self, now: Time, event: Event) {
         match event {
             Event::BootRequested => self.boot(now),
