@@ -1,5 +1,5 @@
 //! The supervisor's behaviour, told in stories: every file of testdata/transcripts is played and must end up as it is.
-//! With PROPANE_UPDATE_TRANSCRIPTS=1 the files are rewritten instead; then the diff is the thing to review.
+//! With `PROPANE_UPDATE_TRANSCRIPTS=1` the files are rewritten instead; then the diff is the thing to review.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -7,11 +7,11 @@ use propane_core::{ExitStatus, Role, WorkerId};
 use crate::plan::{FATE, Plan};
 use crate::rng::Rng;
 
-/// The longest that anything here can take. Bounds are computed from these.
-pub(crate) const SPAWN_DELAY_MAX: Duration = Duration::from_millis(2_500);
-pub(crate) const REPORT_DELAY_MAX: Duration = Duration::from_millis(600);
-pub(crate) const KILL_DELAY_MAX: Duration = Duration::from_millis(40);
-pub(crate) const BOOT_TIME_MAX: Duration = Duration::from_millis(1_200);
+/// The longest that anything here can take. In milliseconds; bounds are computed from these.
+pub(crate) const SPAWN_MS_MAX: u64 = 2_500;
+pub(crate) const REPORT_MS_MAX: u64 = 600;
+pub(crate) const BOOT_MS_MAX: u64 = 1_200;
+pub(crate) const KILL_MS_MAX: u64 = 40;
 
 /// How a request to start a worker ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +90,15 @@ impl Fate {
         let sick = if plan.is_sick(generation) { 60 } else { 0 };
         Self {
             birth: birth(plan, &mut rng),
-            birth_delay: if rng.chance(mix.spawn_is_slow) { rng.ms(10, 2_500) } else { rng.ms(1, 3) },
+            birth_delay: if rng.chance(mix.spawn_is_slow) { rng.ms(10, SPAWN_MS_MAX) } else { rng.ms(1, 3) },
             ready_after: ready_after(plan, &mut rng, sick),
             dies: dies(plan, &mut rng, sick),
             on_term: on_term(plan, &mut rng),
             members: members(plan, &mut rng, role),
             beat: rng.chance(mix.beats).then(|| Beat { count: rng.chance(mix.falls_silent).then(|| rng.below(8)) }),
             heeds_abort: rng.chance(50),
-            kill_delay: rng.ms(0, 40),
-            report_delay: if rng.chance(mix.late_report) { rng.ms(5, 600) } else { rng.ms(0, 2) },
+            kill_delay: rng.ms(0, KILL_MS_MAX),
+            report_delay: if rng.chance(mix.late_report) { rng.ms(5, REPORT_MS_MAX) } else { rng.ms(0, 2) },
             leaks: rng.chance(mix.leaks),
         }
     }
@@ -116,7 +116,7 @@ fn ready_after(plan: &Plan, rng: &mut Rng, sick: u64) -> Option<Duration> {
     if rng.chance(plan.mix.never_ready.max(sick / 2)) {
         None
     } else if rng.chance(plan.mix.slow_boot) {
-        Some(rng.ms(200, 1_200))
+        Some(rng.ms(200, BOOT_MS_MAX))
     } else {
         Some(rng.ms(0, 300))
     }

@@ -18,6 +18,9 @@ pub(crate) const FATE: u64 = 3;
 /// The generators of answers to samples.
 pub(crate) const SAMPLE: u64 = 4;
 
+/// How late a driver may be that is slow, but not asleep.
+pub(crate) const LAG_MS_MAX: u64 = 700;
+
 /// How often each fault strikes, in percent of the cases in which it could.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mix {
@@ -94,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) lag: Duration,
     /// Whether the driver looks at its deadlines before it looks at its descriptors.
     pub(crate) timers_first: bool,
+    /// A stop before the boot.
+    pub(crate) early_stop: Option<StopSignal>,
     /// The second signal of the final stop, if there is one, and how long after the first.
     pub(crate) hurry: Option<(Duration, StopSignal)>,
     /// Workers that nothing befalls. Only shrinking fills this.
@@ -119,8 +124,9 @@ impl Plan {
             mix,
             script: script(&mut rng, calm_at),
             calm_at,
-            lag: Duration::from_millis(rng.pick(&[0, 0, 1, 700])),
+            lag: Duration::from_millis(rng.pick(&[0, 0, 1, LAG_MS_MAX])),
             timers_first: rng.chance(50),
+            early_stop: rng.chance(1).then(|| rng.pick(&[StopSignal::Term, StopSignal::Quit])),
             hurry: rng
                 .chance(30)
                 .then(|| (rng.ms(0, 2_000), rng.pick(&[StopSignal::Term, StopSignal::Int, StopSignal::Quit]))),

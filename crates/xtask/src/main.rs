@@ -3,6 +3,8 @@
 mod bench;
 mod generate;
 mod load;
+mod planted;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -12,6 +14,8 @@ Usage: cargo xtask TASK
   generate  write the files that are made from the settings table (--check)
   bench     measure what the manager costs and how fast it reacts (--help)
   load      put an HTTP load on a URL and tell every kind of failure apart (--help)
+  sim       run simulated schedules of faults against the supervisor (--help)
+  planted   check that the simulator catches mistakes planted in the supervisor
 ";
 
 fn main() -> ExitCode {
@@ -20,6 +24,8 @@ fn main() -> ExitCode {
         Some("generate") => generate::run(words),
         Some("bench") => bench::run(words),
         Some("load") => load::run(words),
+        Some("sim") => sim::run(words),
+        Some("planted") => planted::run(words),
         Some("--help" | "-h") => {
             print!("{USAGE}");
             ExitCode::SUCCESS

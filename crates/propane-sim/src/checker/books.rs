@@ -294,9 +294,9 @@ impl Books {
 
     /// Everybody whose end the supervisor was told has been reported on.
     pub(crate) fn all_ends_are_told(&self, event: &Event) -> Result<(), Violation> {
-        let worker = match event {
-            Event::Exited { worker, .. } | Event::GroupEmptied { worker } | Event::SpawnFailed { worker, .. } => worker,
-            _ => return Ok(()),
+        let (Event::Exited { worker, .. } | Event::GroupEmptied { worker } | Event::SpawnFailed { worker, .. }) = event
+        else {
+            return Ok(());
         };
         let Some(entry) = self.get(*worker) else { return Ok(()) };
         ensure(entry.is_present() || entry.ended, "every end of a worker is reported", || format!("{entry:?}"))

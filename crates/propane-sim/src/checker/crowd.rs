@@ -21,6 +21,7 @@ struct Extra {
 
 /// The rules about numbers.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Crowd {
     /// HTTP workers wanted.
     pub(crate) wanted: u32,
@@ -153,30 +154,37 @@ impl Crowd {
             None => (count(books, counts), self.wanted + 1),
         };
         ensure(count <= most, BOUND, || format!("{count} instead of at most {most}"))?;
-        self.no_slot_has_too_many(books)
+        no_slot_has_too_many(books)
+    }
+
+    /// How many workers of a role are wanted.
+    pub(crate) fn count(&self, role: Role) -> u32 {
+        match role {
+            Role::Http => self.wanted,
+            Role::Job => self.jobs,
+        }
     }
 
     /// Whether every wanted worker serves, and nobody else does.
     pub(crate) fn is_complete(&self, books: &Books) -> bool {
         let serves =
             |role, slot| books.present().any(|entry| entry.role == role && entry.slot == slot && entry.serves());
-        let most = |role| if role == Role::Http { self.wanted } else { self.jobs };
         self.is_ready
             && (0..self.wanted).all(|slot| serves(Role::Http, slot))
             && (0..self.jobs).all(|slot| books.present().any(|entry| is_job_of(entry, slot)))
-            && books.present().all(|entry| !entry.is_wanted() || entry.slot < most(entry.role))
+            && books.present().all(|entry| !entry.is_wanted() || entry.slot < self.count(entry.role))
     }
+}
 
-    /// At most one who serves a slot, and one who is to take over.
-    fn no_slot_has_too_many(&self, books: &Books) -> Result<(), Violation> {
-        books.present().filter(|entry| entry.is_wanted()).try_for_each(|entry| {
-            let others = books.present().filter(|other| {
-                other.is_wanted() && (other.role, other.slot) == (entry.role, entry.slot) && other.id != entry.id
-            });
-            let most = usize::from(entry.role == Role::Http);
-            ensure(others.count() <= most, "a slot has one worker and at most one successor", || format!("{entry:?}"))
-        })
-    }
+/// At most one who serves a slot, and one who is to take over.
+fn no_slot_has_too_many(books: &Books) -> Result<(), Violation> {
+    books.present().filter(|entry| entry.is_wanted()).try_for_each(|entry| {
+        let others = books.present().filter(|other| {
+            other.is_wanted() && (other.role, other.slot) == (entry.role, entry.slot) && other.id != entry.id
+        });
+        let most = usize::from(entry.role == Role::Http);
+        ensure(others.count() <= most, "a slot has one worker and at most one successor", || format!("{entry:?}"))
+    })
 }
 
 fn count(books: &Books, counts: impl Fn(&Entry) -> bool) -> u32 {

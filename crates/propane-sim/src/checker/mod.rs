@@ -192,6 +192,8 @@ impl Checker {
         self.crowd.finish(&self.books, slots)?;
         Resources::finish(&context, &self.books)?;
         self.stop.finish(&context, &self.books, !self.reloads.is_idle())?;
+        let quiet = self.reloads.is_idle() && !self.stop.is_stopping();
+        self.respawns.finish(now, &self.books, |role| self.crowd.count(role), quiet)?;
         self.books.pardon(event);
         self.due = due;
         ensure(due.is_none_or(|due| due > now), "the next wake-up lies in the future", || format!("{due:?} at {now}"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use propane_core::{Action, Event, Generation, Policy, ReloadFailure, Report, Role, StopReason, Time};
+use propane_core::{Action, Event, Generation, ReloadFailure, Report, Role, StopReason, Time};
 
 use super::books::{Books, Entry};
 use super::{Context, Violation, ensure};

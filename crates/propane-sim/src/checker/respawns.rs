@@ -28,6 +28,8 @@ struct Slot {
     early: u32,
     /// Before this time nobody is respawned.
     due: Time,
+    /// Somebody has to be there from then on.
+    pending: bool,
 }
 
 impl Respawns {
@@ -49,7 +51,7 @@ impl Respawns {
             }
             Action::Report(Report::ReloadStarted { .. }) if is_alone(context) => {
                 // Who comes back after a reload that failed comes back at once.
-                self.slots.iter_mut().for_each(|(_, slot)| slot.due = Time::default());
+                self.slots.iter_mut().for_each(|(_, slot)| (slot.due, slot.pending) = (Time::default(), false));
                 self.unsure = true;
                 Ok(())
             }
@@ -80,9 +82,28 @@ impl Respawns {
         let slot = self.slots.entry((role, slot)).or_default();
         slot.early = if lifetime >= STABLE { 0 } else { slot.early + 1 };
         slot.due = context.now + delay;
+        slot.pending = true;
         let (least, most) = bounds(context, role, slot.early);
         let least = if self.unsure { base(context, role) } else { least };
         ensure((least..=most).contains(&delay), LAW, || format!("{delay:?} is not in {least:?}..={most:?}: {slot:?}"))
+    }
+
+    /// After a step: whoever is to be respawned is. `count` is how many slots there are.
+    pub(crate) fn finish(
+        &mut self,
+        now: Time,
+        books: &Books,
+        count: impl Fn(Role) -> u32,
+        quiet: bool,
+    ) -> Result<(), Violation> {
+        for ((role, index), slot) in self.slots.iter_mut().filter(|(_, slot)| slot.pending) {
+            let mut here = books.present().filter(|entry| (entry.role, entry.slot) == (*role, *index));
+            slot.pending = *index < count(*role) && !here.any(Entry::is_wanted);
+            ensure(!(slot.pending && slot.due <= now && quiet), "respawns are not forgotten", || {
+                format!("{role:?} slot {index}: {slot:?} at {now}")
+            })?;
+        }
+        Ok(())
     }
 
     fn is_due(&self, entry: &Entry) -> Result<(), Violation> {

@@ -13,6 +13,7 @@ const BOUND: &str = "a stop ends in time";
 
 /// The rules about stops.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Stop {
     slack: Duration,
     booted: bool,
@@ -55,6 +56,11 @@ impl Stop {
 
     pub(crate) fn has_exited(&self) -> bool {
         self.exited
+    }
+
+    /// Whether the workers were told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
     }
 
     pub(crate) fn is_running(&self) -> bool {

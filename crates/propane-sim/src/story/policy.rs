@@ -1,7 +1,5 @@
 //! A policy as `key=value` words, of which only those that differ from the default are written.
 
-use std::time::Duration;
-
 use propane_core::{Policy, RespawnMode};
 
 use super::units;
@@ -157,6 +155,5 @@ mod tests {
         for bad in ["workers", "workers=x", "overlap=1", "respawn=maybe", "heartbeat=on", "colour=red"] {
             assert!(set(&mut Policy::default(), bad).is_err(), "{bad}");
         }
-        assert_eq!(optional("off", units::read), Ok::<Option<Duration>, String>(None));
     }
 }

@@ -5,22 +5,21 @@
 
 mod agenda;
 mod process;
+mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use propane_core::{
-    Action, Event, ExitStatus, Policy, Proof, Role, Sample, Signal, SpawnError, StopSignal, Supervisor, Time, WorkerId,
-};
+use propane_core::{Action, Event, ExitStatus, Policy, Proof, Signal, StopSignal, Supervisor, Time, WorkerId};
 
 use crate::checker::{Checker, Violation};
-use crate::fate::{self, Birth, Fate, Members, OnTerm};
-use crate::plan::{Deed, Plan, SAMPLE};
+use crate::fate;
+use crate::plan::{Deed, LAG_MS_MAX, Plan, SAMPLE};
 use crate::recorder::Recorder;
 use crate::rng::Rng;
 
 use agenda::{Agenda, Happening};
-use process::{Leader, Process};
+use process::Process;
 
 /// How many steps a schedule may take: far more than any needs, so that only one that runs in circles reaches it.
 const STEPS_MAX: u32 = 60_000;
@@ -28,8 +27,11 @@ const STEPS_MAX: u32 = 60_000;
 /// How long a stop may take beyond the drain and the grace time: an answer that is still out, the slowest driver there
 /// is, a core dump, and the time until the last report.
 const SLACK: Duration = Duration::from_millis(
-    fate::SPAWN_DELAY_MAX.as_millis() as u64 + 2 * fate::REPORT_DELAY_MAX.as_millis() as u64 + 2_000 + 2 * 700 + 200,
+    fate::SPAWN_MS_MAX + fate::KILL_MS_MAX * 2 + fate::REPORT_MS_MAX * 2 + ABORT_MS + LAG_MS_MAX * 2,
 );
+
+/// How long a hung worker has to dump core.
+const ABORT_MS: u64 = 2_000;
 
 /// What came of a schedule.
 #[derive(Debug)]
@@ -103,6 +105,9 @@ impl<'a> World<'a> {
         for (at, deed) in &self.plan.script {
             self.agenda.add(*at, Happening::Deed(*deed));
         }
+        if let Some(signal) = self.plan.early_stop {
+            self.feed(&Event::StopRequested { signal })?;
+        }
         self.feed(&Event::BootRequested)?;
         self.run_until(self.plan.calm_at)?;
         self.calm_down();
@@ -140,7 +145,9 @@ impl<'a> World<'a> {
             let silence = policy.heartbeat_timeout.unwrap_or_default();
             policy.respawn_delay_max + policy.respawn_delay + policy.boot_timeout + silence
         };
-        let batch = |policy: &Policy| policy.reload_overlap + policy.graceful_timeout + fate::BOOT_TIME_MAX + SLACK;
+        let batch = |policy: &Policy| {
+            policy.reload_overlap + policy.graceful_timeout + Duration::from_millis(fate::BOOT_MS_MAX) + SLACK
+        };
         let policies = [self.checker.policy(), &self.configured];
         let waits: Duration = policies.iter().map(|policy| wait(policy)).sum();
         let batches: Duration = policies.iter().map(|policy| batch(policy) * (policy.http_workers + 4)).sum();
@@ -272,97 +279,6 @@ impl<'a> World<'a> {
         }
     }
 
-    fn process(&mut self, worker: WorkerId) -> &mut Process {
-        // The supervisor names workers 0, 1, 2 …, which the checker has made sure of before anything happens to one.
-        let index = usize::try_from(worker.0).unwrap_or(usize::MAX);
-        &mut self.processes[index]
-    }
-
-    fn bear(&mut self, worker: WorkerId) -> Result<(), Violation> {
-        let now = self.now;
-        let process = self.process(worker);
-        if let Birth::Fails { permanent } = process.fate.birth {
-            process.leader = Leader::Unborn;
-            let message = if permanent { "no such file" } else { "cannot allocate memory" }.to_owned();
-            return self.deliver(Event::SpawnFailed { worker, error: SpawnError { permanent, message } });
-        }
-        process.leader = Leader::Alive;
-        let (role, fate, generation) = (process.role, process.fate.clone(), process.generation);
-        if let Some((after, status)) = fate.dies {
-            self.agenda.add(now + after, Happening::Doom(worker, status));
-        }
-        if let Some(after) = fate.ready_after.filter(|_| role == Role::Http) {
-            self.agenda.add(now + after, Happening::Readiness(worker));
-        }
-        if fate.beat.is_some() && self.heartbeats.get(&generation).copied().flatten().is_some() {
-            self.agenda.add(now + Duration::from_millis(10), Happening::Beat(worker, 0));
-        }
-        self.deliver(Event::Spawned { worker })
-    }
-
-    fn beat(&mut self, worker: WorkerId, count: u64) -> Result<(), Violation> {
-        let process = self.process(worker);
-        let (generation, beat) = (process.generation, process.fate.beat);
-        let silent = beat.and_then(|beat| beat.count).is_some_and(|last| count >= last);
-        if silent {
-            return Ok(());
-        }
-        if let Some(timeout) = self.heartbeats.get(&generation).copied().flatten() {
-            self.agenda.add(self.now + timeout / 2, Happening::Beat(worker, count + 1));
-        }
-        self.deliver(Event::HeartbeatReceived { worker })
-    }
-
-    fn die(&mut self, worker: WorkerId, status: ExitStatus) {
-        let now = self.now;
-        let process = self.process(worker);
-        if !process.is_alive() {
-            return;
-        }
-        process.leader = Leader::Dead;
-        process.status = status;
-        let (report_delay, members) = (process.fate.report_delay, process.fate.members);
-        self.agenda.add(now + report_delay, Happening::Obituary(worker));
-        if let Members::Leave(after) = members {
-            self.agenda.add(now + after, Happening::LastMember(worker));
-        }
-    }
-
-    fn bury(&mut self, worker: WorkerId) -> Result<(), Violation> {
-        let process = self.process(worker);
-        process.leader = Leader::Reaped;
-        let event = Event::Exited { worker, status: process.status, group_alive: process.has_members };
-        self.feed(&event)?;
-        self.stray(worker);
-        Ok(())
-    }
-
-    /// Something that a worker sent arrives when the worker is long forgotten.
-    fn stray(&mut self, worker: WorkerId) {
-        let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 50);
-        if rng.chance(self.plan.mix.stray_events) {
-            let event = match rng.below(4) {
-                0 => Event::BecameReady { worker, proof: Proof::Listening },
-                1 => Event::HeartbeatReceived { worker },
-                2 => Event::Sampled { worker, sample: sample(&mut rng, 900) },
-                _ => Event::GroupEmptied { worker: WorkerId(worker.0 + 1_000_000) },
-            };
-            self.agenda.add(self.now + rng.ms(0, 500), Happening::Delivery(event));
-        }
-    }
-
-    fn end_group(&mut self, worker: WorkerId) {
-        let now = self.now;
-        let process = self.process(worker);
-        if !std::mem::take(&mut process.has_members) {
-            return;
-        }
-        if process.leader == Leader::Reaped {
-            let after = process.fate.report_delay;
-            self.agenda.add(now + after, Happening::Emptiness(worker));
-        }
-    }
-
     fn configure(&mut self, generation: u32) -> Result<(), Violation> {
         let policy = if self.calm {
             Some(self.configured.clone())
@@ -417,78 +333,5 @@ impl<'a> World<'a> {
             | Action::Report(_)
             | Action::Exit { .. } => Ok(()),
         }
-    }
-
-    fn spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: u32) -> Result<(), Violation> {
-        if role == Role::Job {
-            let rival = (0..)
-                .map(WorkerId)
-                .zip(&self.processes)
-                .find(|(_, other)| other.role == Role::Job && other.slot == slot && other.can_act());
-            Checker::begin_job(rival.map(|(id, _)| id))?;
-        }
-        let fate =
-            if self.calm { Fate::healthy(self.plan, worker) } else { Fate::of(self.plan, worker, role, generation) };
-        self.agenda.add(self.now + fate.birth_delay, Happening::Birth(worker));
-        self.processes.push(Process::new(role, slot, generation, fate));
-        Ok(())
-    }
-
-    fn term(&mut self, worker: WorkerId) {
-        let now = self.now;
-        let process = self.process(worker);
-        let (alive, role) = (process.is_alive(), process.role);
-        if let OnTerm::Leaves { after, status } = process.fate.on_term
-            && alive
-        {
-            self.agenda.add(now + after, Happening::Death(worker, status));
-        }
-        let process = self.process(worker);
-        if let Members::Leave(after) = process.fate.members
-            && (role == Role::Job || !alive)
-        {
-            self.agenda.add(now + after, Happening::LastMember(worker));
-        }
-    }
-
-    fn abort(&mut self, worker: WorkerId) {
-        let now = self.now;
-        if self.process(worker).fate.heeds_abort {
-            self.agenda.add(now + Duration::from_millis(150), Happening::Death(worker, ExitStatus::Signal(6)));
-        }
-    }
-
-    fn kill(&mut self, worker: WorkerId) {
-        let now = self.now;
-        let process = self.process(worker);
-        process.killed = true;
-        let after = process.fate.kill_delay;
-        self.agenda.add(now + after, Happening::Death(worker, ExitStatus::Signal(9)));
-        self.agenda.add(now + after * 2, Happening::LastMember(worker));
-    }
-
-    fn look_at(&mut self, worker: WorkerId) {
-        let process = self.process(worker);
-        if !process.is_alive() {
-            return;
-        }
-        process.samples += 1;
-        let (count, leaks) = (process.samples, process.fate.leaks && !process.spared);
-        let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 << 12 | count);
-        if rng.chance(self.plan.mix.sample_lost) {
-            return;
-        }
-        let level = if leaks { 300 + 200 * count } else { rng.below(500) };
-        let event = Event::Sampled { worker, sample: sample(&mut rng, level) };
-        self.agenda.add(self.now + Duration::from_millis(1), Happening::Delivery(event));
-    }
-}
-
-fn sample(rng: &mut Rng, level: u64) -> Sample {
-    Sample {
-        fd_count: level.min(1_000),
-        fd_limit: 1_000,
-        rss_kib: level + rng.below(300),
-        top_fd_targets: String::new(),
     }
 }
