@@ -66,8 +66,8 @@ fn read(path: &Path) -> Outcome<Mistake> {
     let text = fs::read_to_string(path)?;
     let parts = || {
         let (head, rest) = text.split_once("\n<<<<\n")?;
-        let (right, rest) = rest.split_once("====\n")?;
-        let (wrong, _) = rest.split_once(">>>>\n")?;
+        let (right, rest) = rest.split_once("\n====\n")?;
+        let (wrong, _) = rest.split_once("\n>>>>\n")?;
         let file = head.lines().find_map(|line| line.strip_prefix("file: "))?;
         Some(Mistake { name: name.clone(), file: file.to_owned(), right: right.to_owned(), wrong: wrong.to_owned() })
     };

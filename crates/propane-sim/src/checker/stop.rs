@@ -228,14 +228,11 @@ fn is_hopeless(event: &Event) -> bool {
     matches!(event, Event::SpawnFailed { error, .. } if error.permanent)
 }
 
-/// Whether an HTTP worker has just ended that nobody had told to.
+/// Whether an HTTP worker has just ended, or failed to begin, that nobody had told to.
 fn has_ended_by_itself(event: &Event, books: &Books) -> bool {
-    let Event::Exited { worker, .. } = event else { return false };
+    let (Event::Exited { worker, .. } | Event::SpawnFailed { worker, .. }) = event else { return false };
     books.get(*worker).is_some_and(|entry| {
-        entry.role == Role::Http
-            && entry.told.is_none()
-            && entry.killed.is_none()
-            && entry.aborted_at.is_none()
-            && !entry.is_present()
+        let told = entry.told.is_some() || entry.killed.is_some() || entry.aborted_at.is_some();
+        entry.role == Role::Http && !told && !entry.is_present()
     })
 }
