@@ -91,6 +91,8 @@ pub(crate) struct Plan {
     pub(crate) mix: Mix,
     /// What the operator and the machine do, in order of time.
     pub(crate) script: Vec<(Time, Deed)>,
+    /// What the operator does right after a step, in order of steps: between two things that belong together, say.
+    pub(crate) ambushes: Vec<(u32, Deed)>,
     /// When faults stop.
     pub(crate) calm_at: Time,
     /// How late the driver is for its deadlines when nothing is wrong.
@@ -99,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) timers_first: bool,
     /// A stop before the boot.
     pub(crate) early_stop: Option<StopSignal>,
+    /// Whether there is one more reload when everything has come right.
+    pub(crate) last_reload: bool,
     /// The second signal of the final stop, if there is one, and how long after the first.
     pub(crate) hurry: Option<(Duration, StopSignal)>,
     /// Workers that nothing befalls. Only shrinking fills this.
@@ -123,10 +127,12 @@ impl Plan {
             policy,
             mix,
             script: script(&mut rng, calm_at),
+            ambushes: ambushes(&mut rng),
             calm_at,
             lag: Duration::from_millis(rng.pick(&[0, 0, 1, LAG_MS_MAX])),
             timers_first: rng.chance(50),
             early_stop: rng.chance(1).then(|| rng.pick(&[StopSignal::Term, StopSignal::Quit])),
+            last_reload: rng.chance(50),
             hurry: rng
                 .chance(30)
                 .then(|| (rng.ms(0, 2_000), rng.pick(&[StopSignal::Term, StopSignal::Int, StopSignal::Quit]))),
@@ -159,7 +165,7 @@ fn policy(rng: &mut Rng, respawn: RespawnMode) -> Policy {
     let overlap_allowed = !rng.chance(15);
     let ms = |rng: &mut Rng, choices: &[u64]| Duration::from_millis(rng.pick(choices));
     Policy {
-        http_workers: if overlap_allowed { rng.pick(&[1, 2, 2, 3, 4, 6]) } else { 1 },
+        http_workers: if overlap_allowed { rng.pick(&[1, 2, 2, 3, 4, 6, 9]) } else { 1 },
         job_workers: rng.pick(&[0, 0, 1, 2]),
         respawn_delay: ms(rng, &[0, 50, 250, 1_000]),
         respawn_delay_max: ms(rng, &[0, 400, 2_000, 30_000]),
@@ -191,7 +197,7 @@ fn script(rng: &mut Rng, calm_at: Time) -> Vec<(Time, Deed)> {
     let mut script = Vec::new();
     let reloads = rng.pick(&[0, 40, 60, 90]);
     let mut at = 0;
-    for _ in 0..rng.pick(&[0, 2, 5, 12, 25]) {
+    for _ in 0..rng.pick(&[0, 2, 5, 12, 25, 50]) {
         // Storms: what comes next often comes at once, or within the time that one step of a reload takes.
         at = match rng.below(4) {
             0 => at,
@@ -208,6 +214,19 @@ fn script(rng: &mut Rng, calm_at: Time) -> Vec<(Time, Deed)> {
     }
     script.sort_by_key(|(at, _)| *at);
     script
+}
+
+fn ambushes(rng: &mut Rng) -> Vec<(u32, Deed)> {
+    let mut ambushes = Vec::new();
+    let reloads = rng.pick(&[30, 70]);
+    for _ in 0..rng.pick(&[0, 0, 1, 3, 9]) {
+        let span = rng.pick(&[8, 40, 200]);
+        let step = 1 + rng.below(span);
+        let deed = if rng.chance(5) { Deed::Stop(StopSignal::Term) } else { deed(rng, reloads) };
+        ambushes.push((u32::try_from(step).unwrap_or(1), deed));
+    }
+    ambushes.sort_by_key(|(step, _)| *step);
+    ambushes
 }
 
 fn deed(rng: &mut Rng, reloads: u64) -> Deed {

@@ -28,7 +28,8 @@ struct Shrinking<F> {
 impl<F: Fn(&Plan) -> bool> Shrinking<F> {
     /// Tries everything once, and tells whether anything helped.
     fn round(&mut self) -> bool {
-        let mut helped = self.cut_script();
+        let mut helped = self.cut(|plan| &mut plan.script);
+        helped |= self.cut(|plan| &mut plan.ambushes);
         helped |= self.spare_workers();
         helped |= self.tame_generations();
         helped |= self.simplify_settings();
@@ -48,17 +49,17 @@ impl<F: Fn(&Plan) -> bool> Shrinking<F> {
     }
 
     /// Leaves out what the operator does, in ever smaller pieces.
-    fn cut_script(&mut self) -> bool {
+    fn cut<T>(&mut self, list: impl Fn(&mut Plan) -> &mut Vec<T>) -> bool {
         let mut helped = false;
-        let mut size = self.plan.script.len();
+        let mut size = list(&mut self.plan).len();
         while size > 0 {
-            let mut first = 0;
-            while first < self.plan.script.len() {
-                let last = (first + size).min(self.plan.script.len());
-                if self.attempt(|plan| drop(plan.script.drain(first..last))) {
+            let mut from = 0;
+            while from < list(&mut self.plan).len() {
+                let to = (from + size).min(list(&mut self.plan).len());
+                if self.attempt(|plan| drop(list(plan).drain(from..to))) {
                     helped = true;
                 } else {
-                    first = last;
+                    from = to;
                 }
             }
             size /= 2;
@@ -121,6 +122,7 @@ impl<F: Fn(&Plan) -> bool> Shrinking<F> {
     fn simplify_driver(&mut self) -> bool {
         let mut helped = !self.plan.lag.is_zero() && self.attempt(|plan| plan.lag = std::time::Duration::ZERO);
         helped |= self.plan.hurry.is_some() && self.attempt(|plan| plan.hurry = None);
+        helped |= self.plan.last_reload && self.attempt(|plan| plan.last_reload = false);
         helped | (self.plan.mix.stray_events > 0 && self.attempt(|plan| plan.mix.stray_events = 0))
     }
 }

@@ -118,6 +118,14 @@ impl Checker {
         self.reloads.is_idle() && (!respawns || self.crowd.is_complete(&self.books))
     }
 
+    /// The last reload was a success, unless the manager was told to stop.
+    pub(crate) fn has_reloaded(&self) -> Result<(), Violation> {
+        let over = !self.stop.is_running();
+        ensure(over || self.reloads.last_succeeded(), "a reload succeeds when nothing goes wrong", || {
+            format!("{:?}", self.reloads)
+        })
+    }
+
     /// Before the supervisor hears of an event.
     pub(crate) fn begin(&mut self, now: Time, event: &Event) {
         self.overslept = self.due.is_some_and(|due| now.since(due) > OVERSLEPT);

@@ -30,6 +30,8 @@ pub(crate) struct Reloads {
     requested: bool,
     loading: Option<Generation>,
     reload: Option<Reload>,
+    /// The last one that was completed.
+    completed: Generation,
     /// What can be spawned from.
     kept: BTreeSet<Generation>,
     stopping: bool,
@@ -37,12 +39,25 @@ pub(crate) struct Reloads {
 
 impl Reloads {
     pub(crate) fn new() -> Self {
-        Self { last: 0, requested: false, loading: None, reload: None, kept: BTreeSet::from([0]), stopping: false }
+        Self {
+            last: 0,
+            requested: false,
+            loading: None,
+            reload: None,
+            completed: 0,
+            kept: BTreeSet::from([0]),
+            stopping: false,
+        }
     }
 
     /// Whether no reload is wanted or under way.
     pub(crate) fn is_idle(&self) -> bool {
         !self.requested && self.loading.is_none() && self.reload.is_none()
+    }
+
+    /// Whether the last reload that was asked for was completed.
+    pub(crate) fn last_succeeded(&self) -> bool {
+        self.completed == self.last
     }
 
     pub(crate) fn event(&mut self, event: &Event, booted: bool) {
@@ -139,6 +154,7 @@ impl Reloads {
         ensure(reload.killed == killed, "a reload counts whom it killed", || {
             format!("{killed} reported, {} killed", reload.killed)
         })?;
+        self.completed = generation;
         let left = books.present().find(|entry| is_left_behind(entry, generation));
         ensure(left.is_none(), "a completed reload leaves nobody behind", || format!("{left:?}"))
     }

@@ -8,6 +8,8 @@ mod process;
 mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::iter::{Copied, Peekable};
+use std::slice;
 use std::time::Duration;
 
 use propane_core::{Action, Event, ExitStatus, Policy, Proof, Signal, StopSignal, Supervisor, Time, WorkerId};
@@ -70,6 +72,8 @@ struct World<'a> {
     /// What each generation's workers are told about heartbeats.
     heartbeats: BTreeMap<u32, Option<Duration>>,
     generations: u32,
+    /// What the operator does right after which step.
+    ambushes: Peekable<Copied<slice::Iter<'a, (u32, Deed)>>>,
     now: Time,
     /// The driver does nothing before this time.
     awake_at: Time,
@@ -91,6 +95,7 @@ impl<'a> World<'a> {
             configured: plan.policy.clone(),
             heartbeats: BTreeMap::from([(0, plan.policy.heartbeat_timeout)]),
             generations: 0,
+            ambushes: plan.ambushes.iter().copied().peekable(),
             now: Time::default(),
             awake_at: Time::default(),
             calm: false,
@@ -112,6 +117,7 @@ impl<'a> World<'a> {
         self.run_until(self.plan.calm_at)?;
         self.calm_down();
         self.settle()?;
+        self.reload_at_last()?;
         self.stop()?;
         self.haunt()
     }
@@ -137,6 +143,17 @@ impl<'a> World<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A reload in which nothing goes wrong succeeds.
+    fn reload_at_last(&mut self) -> Result<(), Violation> {
+        if self.checker.has_exited() || !self.plan.last_reload {
+            return Ok(());
+        }
+        self.now = self.now.max(self.awake_at);
+        self.feed(&Event::ReloadRequested)?;
+        self.settle()?;
+        self.checker.has_reloaded()
     }
 
     /// Enough for the longest backoff, a boot that fails, and two reloads slot by slot with a recycling before each.
@@ -185,8 +202,17 @@ impl<'a> World<'a> {
         signals.iter().try_for_each(|event| self.feed(event))
     }
 
+    /// What the operator does right after the last step.
+    fn ambush(&mut self) -> Option<Deed> {
+        let (steps, calm) = (self.steps, self.calm);
+        self.ambushes.next_if(|(step, _)| *step <= steps && !calm).map(|(_, deed)| deed)
+    }
+
     /// The next thing that happens before `end`, if there is one.
     fn step(&mut self, end: Time) -> Result<bool, Violation> {
+        if let Some(deed) = self.ambush() {
+            return self.act(deed).map(|()| true);
+        }
         let due = self.supervisor.poll_timeout().map(|due| (due + self.plan.lag).max(self.awake_at).max(self.now));
         let inbox = (!self.inbox.is_empty()).then_some(self.awake_at);
         let next = inbox.into_iter().chain(self.agenda.next_at()).min().map(|at| at.max(self.now));
