@@ -211,6 +211,7 @@ fn start_process(plan: &Plan, invocation: &Invocation, birth: &Birth<'_>) -> Res
         program: c_string(program.into_os_string().as_bytes()),
         argv: invocation.argv.iter().map(|word| c_string(word.as_bytes())).collect(),
         env: invocation.env.iter().map(|pair| c_string(variable(pair))).collect(),
+        wants_listen_pid: birth.listener.is_some() && plan.announces_socket(),
         directory: c_string(plan.directory.as_os_str().as_bytes()),
         stdin: birth.stdin,
         listener: birth.listener,

@@ -104,7 +104,6 @@ impl Plan {
 
     /// The HTTP worker of a slot.
     pub(crate) fn http_worker(&self, slot: u32, generation: Generation, notify: Option<&Path>) -> Invocation {
-        let inherits = !self.strategy.binds_by_itself();
         let mut env = self.worker_env(slot, generation);
         if let Some(notify) = notify {
             env.insert("NOTIFY_SOCKET".into(), notify.into());
@@ -112,7 +111,7 @@ impl Plan {
         if let Some(timeout) = self.policy.heartbeat_timeout {
             env.insert("WATCHDOG_USEC".into(), timeout.as_micros().to_string().into());
         }
-        if inherits {
+        if self.announces_socket() {
             // LISTEN_PID is added by the child itself, which alone knows its pid.
             env.insert("LISTEN_FDS".into(), "1".into());
             env.insert("LISTEN_FDNAMES".into(), "http".into());
@@ -129,6 +128,16 @@ impl Plan {
     pub(crate) fn job_worker(&self, slot: u32, generation: Generation) -> Invocation {
         let argv = ["/bin/sh", "-c", &self.job_command].map(OsString::from).to_vec();
         Invocation { program: "/bin/sh".into(), argv, env: self.worker_env(slot, generation) }
+    }
+
+    /// Whether the worker is told of its socket by the variables of `sd_listen_fds(3)`. One that is told by a word of the
+    /// form `fd://3` is not: gunicorn would take the socket twice, and fail the second time.
+    pub(crate) fn announces_socket(&self) -> bool {
+        let by_url = match &self.choice {
+            WorkerChoice::Command { words } => words.iter().any(|word| word.contains("fd://{fd}")),
+            _ => false,
+        };
+        !self.strategy.binds_by_itself() && !by_url
     }
 
     fn worker_env(&self, slot: u32, generation: Generation) -> BTreeMap<OsString, OsString> {

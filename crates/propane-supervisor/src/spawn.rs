@@ -49,8 +49,10 @@ pub(crate) struct Child<'a> {
     pub(crate) program: CString,
     /// Its arguments, the name it is called by first.
     pub(crate) argv: Vec<CString>,
-    /// Its environment; with a `listener`, `LISTEN_PID` is added.
+    /// Its environment.
     pub(crate) env: Vec<CString>,
+    /// Whether `LISTEN_PID` is added to it.
+    pub(crate) wants_listen_pid: bool,
     /// Its working directory.
     pub(crate) directory: CString,
     /// What it reads from.
@@ -150,7 +152,7 @@ impl<'a> Prepared<'a> {
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
         let (mut argv, mut env) = (pointers(&child.argv), pointers(&child.env));
         argv.push(std::ptr::null());
-        if child.listener.is_some() {
+        if child.wants_listen_pid {
             // A Vec's buffer does not move with the Vec, so this stays true when `listen_pid` is moved below.
             env.push(listen_pid.as_ptr().cast());
         }

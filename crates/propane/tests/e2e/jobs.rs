@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::support::{App, children_of, eventually, pid_in, wait_gone};
 
-fn flags<'a>(command: &'a str) -> [&'a str; 8] {
+fn flags(command: &str) -> [&str; 8] {
     ["--workers", "1", "--job-worker-count", "1", "--job-worker-cmd", command, "--job-worker-respawn-delay-ms", "20"]
 }
 

@@ -82,9 +82,9 @@ fn ttin_and_ttou_change_the_number_of_workers_but_never_to_none() {
     manager.wait_for("event=manager_workers_changed");
     manager.wait_for_nth("event=worker_ready", 2);
     assert_eq!(manager.children().len(), 2);
-    for _ in 0..2 {
+    for count in 1..=2 {
         manager.signal(Signal::SIGTTOU);
-        manager.wait_for("to=1");
+        manager.wait_for_nth("to=1", count);
     }
     let stopped = manager.wait_for("event=http_worker_stopped");
     assert_eq!(field(&stopped, "reason"), "scale_down");
