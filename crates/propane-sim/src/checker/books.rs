@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use propane_core::{Event, ExitStatus, Generation, Report, Role, StartReason, StopReason, Time, WorkerId};
+use propane_core::{Event, ExitStatus, FdSeverity, Generation, Report, Role, StartReason, StopReason, Time, WorkerId};
 
 use super::{Violation, ensure};
 
@@ -55,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) beat_by: Option<Time>,
     pub(crate) ready_by: Option<Time>,
     pub(crate) rss_strikes: u32,
+    /// How near it is to its limit on descriptors.
+    pub(crate) severity: FdSeverity,
     /// How long it may live, as the policy had it when it became ready.
     pub(crate) lifetime: Option<Duration>,
     /// It is on the list of those to be recycled.
@@ -168,6 +170,7 @@ impl Books {
             beat_by: None,
             ready_by: None,
             rss_strikes: 0,
+            severity: FdSeverity::Fine,
             lifetime: None,
             recycled: false,
         });

@@ -137,10 +137,7 @@ impl Checker {
         self.deadlines.hurry = self.stop.hurry;
         self.reloads.event(event, running);
         self.books.event(now, event, self.policy.boot_timeout);
-        if let Event::Sampled { worker, sample } = event {
-            let over = self.policy.max_rss_kib.is_some_and(|max| sample.rss_kib > max);
-            Resources::sampled(&mut self.books, *worker, over);
-        }
+        self.resources.event(&self.policy, &mut self.books, event);
     }
 
     /// For each action of the step, in their order.
@@ -198,8 +195,8 @@ impl Checker {
         self.books.all_ends_are_told(event)?;
         self.deadlines.finish(now, &self.books)?;
         self.crowd.finish(&self.books, slots)?;
-        Resources::finish(&context, &self.books)?;
         self.stop.finish(&context, &self.books, !self.reloads.is_idle())?;
+        self.resources.finish(&context, &self.books, self.stop.is_serving())?;
         let quiet = self.reloads.is_idle() && !self.stop.is_stopping();
         self.respawns.finish(now, &self.books, |role| self.crowd.count(role), quiet)?;
         self.books.pardon(event);

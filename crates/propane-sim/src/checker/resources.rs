@@ -1,13 +1,17 @@
-//! Looks at workers' resources, and recycling: only for those who are about, only for a reason.
+//! Looks at workers' resources, and what follows from them: at the right times, about the right workers, for a reason.
 
 use std::time::Duration;
 
-use propane_core::{Action, RecycleReason, Report, Role, Sample, Time, WorkerId, fd_usage_percent};
+use propane_core::{
+    Action, Event, FdSeverity, Policy, RecycleReason, Report, RespawnMode, Role, Sample, Time, WorkerId,
+};
 
-use super::books::{Books, Entry};
+use super::books::{Books, Entry, Presence};
 use super::{Context, Violation, ensure};
 
-const REASON: &str = "a worker is recycled for the reason that is reported";
+const LOOK: &str = "workers are looked at once an interval";
+const PRESSURE: &str = "descriptor pressure is told when it gets worse";
+const RECYCLED: &str = "workers are recycled when the law says so";
 
 /// How many samples in a row must be over the limit.
 const STRIKES: u32 = 3;
@@ -15,87 +19,124 @@ const STRIKES: u32 = 3;
 /// The rules about resources.
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
-    looked_at: Option<Time>,
-    look_again_at: Option<Time>,
+    /// When the next look is due, while there are looks.
+    next_look: Option<Time>,
+    has_looked: bool,
+    /// What the sample of this step makes worth telling.
+    pressure: Option<(WorkerId, FdSeverity)>,
+    /// Whom the sample of this step makes too heavy.
+    heavy: Option<(WorkerId, RecycleReason)>,
 }
 
 impl Resources {
-    /// A sample came in, over the limit for memory or not.
-    pub(crate) fn sampled(books: &mut Books, worker: WorkerId, over: bool) {
-        if let Some(entry) = books.get_mut(worker).filter(|entry| entry.is_wanted()) {
-            entry.rss_strikes = if over { entry.rss_strikes + 1 } else { 0 };
-        }
+    /// A sample came in: works out what has to follow.
+    pub(crate) fn event(&mut self, policy: &Policy, books: &mut Books, event: &Event) {
+        let Event::Sampled { worker, sample } = event else { return };
+        let Some(entry) = books.get_mut(*worker).filter(|entry| entry.is_wanted()) else { return };
+        let severity = severity(policy, sample);
+        self.pressure = (severity > entry.severity).then_some((*worker, severity));
+        entry.severity = severity;
+        let over = policy.max_rss_kib.is_some_and(|max| sample.rss_kib > max);
+        entry.rss_strikes = if over { entry.rss_strikes + 1 } else { 0 };
+        let candidate = entry.serves() && !entry.recycled;
+        self.heavy = too_heavy(policy, sample, entry.rss_strikes).filter(|_| candidate).map(|reason| (*worker, reason));
     }
 
     pub(crate) fn action(&mut self, context: &Context, books: &mut Books, action: &Action) -> Result<(), Violation> {
         match action {
-            Action::Sample { worker } => self.look(context, books.known(*worker)?),
-            Action::Report(Report::WorkerRecycleRequested { worker, reason, sample }) => {
+            Action::Sample { worker } => {
+                self.has_looked = true;
                 let entry = books.known(*worker)?;
-                ensure(!std::mem::replace(&mut entry.recycled, true), REASON, || format!("twice: {entry:?}"))?;
-                is_justified(context, entry, *reason, sample.as_ref())
+                let stays = entry.told.is_none() && entry.killed.is_none() && entry.aborted_at.is_none();
+                let fit = entry.role == Role::Http && entry.is_present() && stays;
+                ensure(fit, "only workers that are to stay are looked at", || format!("{entry:?}"))
+            }
+            Action::Report(Report::WorkerFdPressure { worker, severity, .. }) => {
+                let expected = self.pressure.take();
+                ensure(expected == Some((*worker, *severity)), PRESSURE, || format!("{action:?}, not {expected:?}"))
+            }
+            Action::Report(Report::WorkerRecycleRequested { worker, reason, .. }) => {
+                let entry = books.known(*worker)?;
+                let due = match reason {
+                    RecycleReason::MaxLifetime => is_old(context, entry),
+                    _ => self.heavy.take() == Some((*worker, *reason)),
+                };
+                ensure(due && entry.serves() && !entry.recycled, RECYCLED, || format!("{action:?} of {entry:?}"))?;
+                entry.recycled = true;
+                Ok(())
             }
             Action::Report(Report::WorkerReady { worker, .. }) => {
                 books.known(*worker)?.lifetime = context.policy.max_lifetime;
-                Ok(())
-            }
-            // The looks may have been switched off and on.
-            Action::Report(Report::ReloadStarted { .. } | Report::ReloadFailed { .. }) => {
-                self.look_again_at = None;
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Only HTTP workers that are to stay, all at once, and not more often than the policy says.
-    fn look(&mut self, context: &Context, entry: &Entry) -> Result<(), Violation> {
-        let stays = entry.told.is_none() && entry.killed.is_none() && entry.aborted_at.is_none();
-        let fit = entry.role == Role::Http && stays && context.policy.samples();
-        ensure(fit, "only workers that are to stay are looked at", || format!("{entry:?}"))?;
-        let rested = self.look_again_at.is_none_or(|at| at <= context.now) || self.looked_at == Some(context.now);
-        ensure(rested, "workers are looked at once an interval", || {
-            format!("{:?} at {}", self.looked_at, context.now)
-        })?;
-        self.looked_at = Some(context.now);
-        self.look_again_at = Some(context.now + context.policy.sample_interval);
-        Ok(())
+    /// After a step: what had to follow has followed. `serving` is false once workers were told to stop.
+    pub(crate) fn finish(&mut self, context: &Context, books: &Books, serving: bool) -> Result<(), Violation> {
+        let (pressure, heavy) = (self.pressure.take(), self.heavy.take());
+        ensure(pressure.is_none(), PRESSURE, || format!("{pressure:?} is not told"))?;
+        ensure(heavy.is_none(), RECYCLED, || format!("{heavy:?} is not recycled"))?;
+        let forgotten = books.present().find(|entry| is_too_old(context, entry));
+        ensure(forgotten.is_none(), RECYCLED, || format!("{forgotten:?} at {}", context.now))?;
+        self.look_is_in_time(context, books, serving)
     }
 
-    /// Nobody gets older than the lifetime allows without being put on the list.
-    pub(crate) fn finish(context: &Context, books: &Books) -> Result<(), Violation> {
-        let forgotten = books.present().find(|entry| {
-            let most = entry.lifetime.map(|lifetime| lifetime * 11 / 10);
-            let old = most.zip(entry.ready_at).is_some_and(|(most, at)| context.now.since(at) > most);
-            old && entry.serves() && !entry.recycled
-        });
-        ensure(forgotten.is_none(), "workers that are old enough are recycled", || format!("{forgotten:?}"))
+    /// A look at once when looks are switched on, then one an interval, and none between.
+    fn look_is_in_time(&mut self, context: &Context, books: &Books, serving: bool) -> Result<(), Violation> {
+        let has_looked = std::mem::take(&mut self.has_looked);
+        if !serving || !has_limits(context.policy) {
+            self.next_look = None;
+            let allowed = !has_looked || !serving;
+            return ensure(allowed, LOOK, || "nothing is to be looked for".to_owned());
+        }
+        let due = self.next_look.is_none_or(|at| at <= context.now);
+        if due {
+            self.next_look = Some(context.now + context.policy.sample_interval);
+        }
+        let mut visible = books.present().filter(|entry| entry.role == Role::Http && entry.presence == Presence::Alive);
+        let idle = !visible.any(Entry::is_wanted);
+        ensure(has_looked == due || due && idle, LOOK, || {
+            format!("looked: {has_looked}, due: {due} at {}", context.now)
+        })
     }
 }
 
-fn is_justified(
-    context: &Context,
-    entry: &Entry,
-    reason: RecycleReason,
-    sample: Option<&Sample>,
-) -> Result<(), Violation> {
-    let limits = context.policy.fd_limits;
-    let holds = match (reason, sample) {
-        (RecycleReason::MaxLifetime, None) => is_old(context, entry),
-        (RecycleReason::MaxRss, Some(_)) => entry.rss_strikes >= STRIKES,
-        (RecycleReason::FdCount, Some(sample)) => {
-            limits.retire_count > 0 && sample.fd_count >= u64::from(limits.retire_count)
-        }
-        (RecycleReason::FdPercent, Some(sample)) => {
-            limits.retire_percent > 0 && fd_usage_percent(sample) >= u64::from(limits.retire_percent)
-        }
-        _ => false,
-    };
-    ensure(holds && entry.serves(), REASON, || format!("{reason:?} of {entry:?} with {sample:?}"))
+/// Whether anything about resources is limited.
+fn has_limits(policy: &Policy) -> bool {
+    let fds = policy.fd_limits;
+    let limits = [fds.warn_percent, fds.critical_percent, fds.retire_percent, fds.retire_count];
+    policy.respawn != RespawnMode::Once && (limits.iter().any(|limit| *limit > 0) || policy.max_rss_kib.is_some())
+}
+
+fn severity(policy: &Policy, sample: &Sample) -> FdSeverity {
+    let reached = |percent: u32| percent > 0 && sample.fd_count * 100 / sample.fd_limit >= u64::from(percent);
+    match (reached(policy.fd_limits.warn_percent), reached(policy.fd_limits.critical_percent)) {
+        (_, true) => FdSeverity::Critical,
+        (true, false) => FdSeverity::Warning,
+        (false, false) => FdSeverity::Fine,
+    }
+}
+
+fn too_heavy(policy: &Policy, sample: &Sample, rss_strikes: u32) -> Option<RecycleReason> {
+    let (count, percent) = (u64::from(policy.fd_limits.retire_count), u64::from(policy.fd_limits.retire_percent));
+    if count > 0 && sample.fd_count >= count {
+        Some(RecycleReason::FdCount)
+    } else if percent > 0 && sample.fd_count * 100 / sample.fd_limit >= percent {
+        Some(RecycleReason::FdPercent)
+    } else {
+        (rss_strikes >= STRIKES).then_some(RecycleReason::MaxRss)
+    }
 }
 
 /// A lifetime varies by a tenth.
 fn is_old(context: &Context, entry: &Entry) -> bool {
     let least = entry.lifetime.map_or(Duration::MAX, |lifetime| lifetime * 9 / 10);
     entry.ready_at.is_some_and(|at| context.now.since(at) >= least)
+}
+
+fn is_too_old(context: &Context, entry: &Entry) -> bool {
+    let most = entry.lifetime.map_or(Duration::MAX, |lifetime| lifetime * 11 / 10);
+    entry.serves() && !entry.recycled && entry.ready_at.is_some_and(|at| context.now.since(at) > most)
 }

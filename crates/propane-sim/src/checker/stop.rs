@@ -58,6 +58,11 @@ impl Stop {
         self.exited
     }
 
+    /// Whether workers are kept alive.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.booted && self.stopping.is_none()
+    }
+
     /// Whether the workers were told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
