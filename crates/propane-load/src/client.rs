@@ -13,7 +13,8 @@ use crate::{Mode, Shared, Target};
 type Connection = BufReader<TcpStream>;
 
 pub(crate) fn run(target: &Target, mode: Mode, began: Instant, shared: &Shared) -> Report {
-    let mut client = Client { target, request: request(target, mode), kept: None, report: Report::default() };
+    let request = request(target, mode);
+    let mut client = Client { target, mode, request, kept: None, report: Report::default() };
     while !shared.stopped.load(Ordering::Relaxed) {
         let asked = Instant::now();
         match client.exchange() {
@@ -37,6 +38,7 @@ fn request(target: &Target, mode: Mode) -> Vec<u8> {
 
 struct Client<'a> {
     target: &'a Target,
+    mode: Mode,
     request: Vec<u8>,
     /// The connection of the last request, if it may carry another.
     kept: Option<Connection>,
@@ -83,7 +85,8 @@ impl Client<'_> {
             }
             unanswered
         })?;
-        if answer.keeps_alive {
+        // A server may leave open what it was asked to close.
+        if answer.keeps_alive && self.mode == Mode::KeepAlive {
             self.kept = Some(connection);
         }
         Ok(answer)
