@@ -342,3 +342,120 @@ fn with_fds(line: Line, sample: &Sample) -> Line {
         .field("fd_remaining", sample.fd_limit.saturating_sub(sample.fd_count))
         .field("top_fd_targets", &sample.top_fd_targets)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use propane_core::{SpawnError, StartReason};
+
+    const WORKER: WorkerId = WorkerId(0);
+    const JOB: WorkerId = WorkerId(1);
+
+    fn facts(worker: WorkerId) -> WorkerFacts {
+        let role = if worker == JOB { Role::Job } else { Role::Http };
+        WorkerFacts { pid: 42, role, slot: 3, generation: 2 }
+    }
+
+    fn sample() -> Sample {
+        Sample { fd_count: 95, fd_limit: 100, rss_kib: 2048, top_fd_targets: "90_socket,5_pipe".to_owned() }
+    }
+
+    fn worker_reports() -> Vec<Report> {
+        let (status, second) = (ExitStatus::Signal(9), Duration::from_secs(1));
+        let error = SpawnError { permanent: true, message: "cannot execute \"x y\"".to_owned() };
+        let failed = |role, retry_in| Report::WorkerSpawnFailed {
+            role,
+            slot: 3,
+            generation: 2,
+            message: error.message.clone(),
+            retry_in,
+        };
+        let mut reports = Vec::new();
+        for worker in [WORKER, JOB] {
+            reports.extend([
+                Report::WorkerStarted { worker, reason: StartReason::Boot },
+                Report::WorkerReady { worker, after: second, proof: Proof::Notified },
+                Report::WorkerExited { worker, status, respawn_in: Some(second) },
+                Report::WorkerExited { worker, status: ExitStatus::Code(3), respawn_in: None },
+                Report::WorkerStopRequested {
+                    worker,
+                    kill: false,
+                    reason: StopReason::ReloadRetire(2),
+                    grace_over: false,
+                },
+                Report::WorkerStopRequested {
+                    worker,
+                    kill: true,
+                    reason: StopReason::Shutdown(ShutdownCause::Signal(StopSignal::Term)),
+                    grace_over: true,
+                },
+                Report::WorkerStopped { worker, status, reason: StopReason::ScaleDown, after: second },
+            ]);
+        }
+        reports.extend([
+            failed(Role::Http, Some(second)),
+            failed(Role::Job, None),
+            Report::WorkerBootTimedOut { worker: WORKER, timeout: second },
+            Report::WorkerHeartbeatTimedOut { worker: WORKER, timeout: second },
+        ]);
+        reports
+    }
+
+    fn recycle_reports() -> Vec<Report> {
+        let request = |reason, sample| Report::WorkerRecycleRequested { worker: WORKER, reason, sample };
+        vec![
+            Report::WorkerFdPressure { worker: WORKER, severity: FdSeverity::Warning, sample: sample() },
+            Report::WorkerFdPressure { worker: WORKER, severity: FdSeverity::Critical, sample: sample() },
+            request(RecycleReason::FdCount, Some(sample())),
+            request(RecycleReason::FdPercent, Some(sample())),
+            request(RecycleReason::MaxRss, Some(sample())),
+            request(RecycleReason::MaxLifetime, None),
+            Report::WorkerRecycleFailed { slot: 3, failure: ReloadFailure::BootTimeout },
+        ]
+    }
+
+    fn manager_reports() -> Vec<Report> {
+        let second = Duration::from_secs(1);
+        let failed = |failure, replaced| Report::ReloadFailed { generation: 2, failure, replaced, of: 4 };
+        let shutdown = |cause, exit_status| Report::ShutdownRequested { cause, exit_status };
+        vec![
+            Report::ManagerReady { workers: 4, after: second },
+            Report::ReloadRequested,
+            Report::ReloadStarted { generation: 2, workers: 4, job_workers: 1 },
+            Report::ReloadCompleted { generation: 2, workers: 4, job_workers: 1, after: second, killed: 0 },
+            failed(ReloadFailure::Configuration, 0),
+            failed(ReloadFailure::WorkerExited(ExitStatus::Code(1)), 2),
+            failed(ReloadFailure::Shutdown, 0),
+            Report::Resized { from: 4, to: 5 },
+            shutdown(ShutdownCause::Signal(StopSignal::Int), None),
+            shutdown(ShutdownCause::OnceWorkerExit, Some(137)),
+            shutdown(ShutdownCause::BootFailed, Some(1)),
+            shutdown(ShutdownCause::StartLimit, Some(1)),
+            Report::ManagerStopping { cause: ShutdownCause::Signal(StopSignal::Term), exit_code: 0 },
+        ]
+    }
+
+    #[test]
+    fn every_report_reads_as_the_contract_has_it() {
+        let reports = [worker_reports(), recycle_reports(), manager_reports()].concat();
+        let mut shown = String::new();
+        for report in &reports {
+            let Lines { plain, trouble, event } = render(report, 1, facts);
+            shown.push_str(&plain.unwrap_or_default());
+            shown.push_str(&trouble.map(|text| format!("(stderr) {text}\n")).unwrap_or_default());
+            shown.push_str(&event);
+        }
+        insta::with_settings!({
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/../../snapshots/propane-supervisor"),
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, { insta::assert_snapshot!("lifecycle", shown) });
+    }
+
+    #[test]
+    fn a_value_cannot_break_a_line() {
+        let line = Line::event("x", 1).field("a", "").field("b", "c d\ne=\"f\"").field("g", "h=i").finish();
+        assert_eq!(line, "propane:lifecycle event=x manager_pid=1 a=\"\" b=\"c d\\ne=\\\"f\\\"\" g=h=i\n");
+    }
+}
