@@ -56,10 +56,25 @@ impl Notifier {
 
     /// Sends `state`, waiting while the manager's queue is full.
     pub(crate) async fn send(&self, state: State) {
-        let Some(socket) = &self.0 else { return };
-        if let Err(error) = socket.send(state.message().as_bytes()).await {
-            tracing::warn!("NOTIFY_SOCKET: cannot send {}: {error}", state.message().trim_end());
+        if let Some(socket) = &self.0 {
+            report(state, socket.send(state.message().as_bytes()).await);
         }
+    }
+
+    /// Sends `state` unless the manager's queue is full: a manager that does not listen must not stop the worker.
+    pub(crate) fn send_if_heard(&self, state: State) {
+        if let Some(socket) = &self.0 {
+            match socket.try_send(state.message().as_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => report(state, sent),
+            }
+        }
+    }
+}
+
+fn report(state: State, sent: io::Result<usize>) {
+    if let Err(error) = sent {
+        tracing::warn!("NOTIFY_SOCKET: cannot send {state:?}: {error}");
     }
 }
 

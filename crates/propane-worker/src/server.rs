@@ -101,7 +101,7 @@ impl Server {
     /// Must run inside a tokio runtime with I/O and time enabled; one thread is enough.
     ///
     /// # Errors
-    /// The worker could not start serving, or its listening socket broke.
+    /// The worker could not start serving; or its listening socket broke, after the connections that it had were done.
     pub async fn serve<S, B>(self, service: S) -> Result<(), ServeError>
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -119,16 +119,15 @@ impl Server {
         let mut watchdog = Watchdog::new(&self.settings, &notifier);
         let host = Host::new(self.settings, service);
 
-        host.accept_until(&mut stop, &listener, &notifier, &mut watchdog).await?;
+        let ended = host.accept_until(&mut stop, &listener, &notifier, &mut watchdog).await;
         if queue == Queue::Own && !host.settings.once {
             host.serve_waiting(listener);
         } else {
             // Closed, never shut down: a shutdown would end the socket for everybody who holds it.
             drop(listener);
         }
-        notifier.send(State::Stopping).await;
         host.finish(&notifier, &mut watchdog).await;
-        Ok(())
+        ended
     }
 }
 
@@ -184,7 +183,7 @@ where
                     Err(error) => outlive(error).await?,
                 },
                 () = ready.as_mut(), if !said_ready => said_ready = true,
-                () = watchdog.due() => notifier.send(State::Watchdog).await,
+                () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
                 () = stop.requested() => return Ok(()),
             }
         }
@@ -225,11 +224,16 @@ where
     /// Lets every connection come to its end.
     async fn finish(&self, notifier: &Notifier, watchdog: &mut Watchdog) {
         self.drain.send_replace(Some(Instant::now()));
+        let mut stopping = pin!(notifier.send(State::Stopping));
+        let mut said_stopping = false;
         let mut all_gone = pin!(self.drain.closed());
         loop {
             tokio::select! {
+                // Said before the end, also where everybody has gone already.
+                biased;
+                () = stopping.as_mut(), if !said_stopping => said_stopping = true,
+                () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
                 () = all_gone.as_mut() => return,
-                () = watchdog.due() => notifier.send(State::Watchdog).await,
             }
         }
     }

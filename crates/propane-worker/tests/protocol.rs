@@ -130,6 +130,19 @@ fn the_watchdog_is_fed_also_while_draining() {
 }
 
 #[test]
+fn a_manager_that_listens_no_more_does_not_hold_the_worker_up() {
+    let port = propane_load::free_port();
+    let worker = Launch::app().port(port).set("WATCHDOG_USEC", "2000").ready();
+    // 750 messages that nobody reads, for a queue of 10 to 512 (net.unix.max_dgram_qlen).
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(Client::connect(local(port)).get("/").body, "hello\n");
+    }
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.end().0, Some(0));
+}
+
+#[test]
 fn over_the_session_limit_the_answer_is_the_contract_to_the_byte() {
     let expected = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 12\r\n\
         Content-Type: text/plain; charset=utf-8\r\nRetry-After: 1\r\nServer: Arlen\r\n\
@@ -182,10 +195,18 @@ fn a_connection_that_dawdles_is_closed_and_one_that_works_is_not() {
 }
 
 #[test]
-fn a_listener_that_somebody_shuts_down_ends_the_worker_with_a_reason() {
-    let (listener, _) = listener();
+fn a_listener_that_somebody_shuts_down_ends_the_worker_with_a_reason_and_without_loss() {
+    let (listener, address) = listener();
     let worker = Launch::app().inherit(listener.try_clone().unwrap()).ready();
+    let mut client = Client::connect(address);
+    client.send("POST /collect HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab");
+    // Accepted after it, so that the request is known to have been accepted.
+    assert_eq!(Client::connect(address).get("/").status, 200);
     socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(worker.told(), "STOPPING=1\n");
+    client.send("cd");
+    assert_eq!(client.answer("POST").body, "4 bytes\n");
+    drop(client);
     let (code, stderr) = worker.end();
     assert_eq!(code, Some(1));
     assert!(stderr.contains("the listening socket has ended"), "{stderr}");
