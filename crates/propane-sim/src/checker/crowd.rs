@@ -165,6 +165,11 @@ impl Crowd {
         }
     }
 
+    /// How many HTTP slots stay, at least.
+    pub(crate) fn least(&self) -> u32 {
+        self.reload.map_or(self.wanted, |reload| self.wanted.min(reload.target))
+    }
+
     /// Whether every wanted worker serves, and nobody else does.
     pub(crate) fn is_complete(&self, books: &Books) -> bool {
         let serves =

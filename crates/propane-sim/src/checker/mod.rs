@@ -4,21 +4,25 @@
 mod books;
 mod crowd;
 mod deadlines;
+mod openings;
 mod reloads;
+mod resizes;
 mod resources;
 mod respawns;
 mod stop;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use propane_core::{Action, Event, Generation, Policy, Report, RespawnMode, Time, WorkerId};
+use propane_core::{Action, Event, Generation, Policy, Report, RespawnMode, Role, Time, WorkerId};
 
 use books::Books;
 use crowd::Crowd;
 use deadlines::Deadlines;
+use openings::Openings;
 use reloads::Reloads;
+use resizes::Resizes;
 use resources::Resources;
 use respawns::Respawns;
 use stop::Stop;
@@ -66,7 +70,9 @@ pub(crate) struct Checker {
     books: Books,
     crowd: Crowd,
     deadlines: Deadlines,
+    openings: Openings,
     reloads: Reloads,
+    resizes: Resizes,
     resources: Resources,
     respawns: Respawns,
     stop: Stop,
@@ -86,7 +92,9 @@ impl Checker {
             books: Books::default(),
             crowd: Crowd::new(policy),
             deadlines: Deadlines::default(),
+            openings: Openings::default(),
             reloads: Reloads::new(),
+            resizes: Resizes::default(),
             resources: Resources::default(),
             respawns: Respawns::default(),
             stop: Stop::new(slack),
@@ -115,7 +123,14 @@ impl Checker {
     /// Whether everything that was asked for has come about.
     pub(crate) fn is_settled(&self) -> bool {
         let respawns = self.policy.respawn == RespawnMode::Always;
-        self.reloads.is_idle() && (!respawns || self.crowd.is_complete(&self.books))
+        self.reloads.is_idle() && self.resizes.is_done() && (!respawns || self.crowd.is_complete(&self.books))
+    }
+
+    /// Whether the slots that serve are the ones that are said to.
+    pub(crate) fn agrees(&self, served: &BTreeSet<u32>) -> Result<(), Violation> {
+        let serving = self.books.present().filter(|entry| entry.role == Role::Http && entry.serves());
+        let slots: BTreeSet<_> = serving.map(|entry| entry.slot).collect();
+        ensure(*served == slots, "it is known who serves", || format!("{served:?} is said, {slots:?} is so"))
     }
 
     /// The last reload was a success, unless the manager was told to stop.
@@ -136,6 +151,7 @@ impl Checker {
         self.stop.event(now, event);
         self.deadlines.hurry = self.stop.hurry;
         self.reloads.event(event, running);
+        self.resizes.event(event, running);
         self.books.event(now, event, self.policy.boot_timeout);
         self.resources.event(&self.policy, &mut self.books, event);
     }
@@ -148,7 +164,9 @@ impl Checker {
         if let Action::Report(report) = action {
             self.books.report(now, event, report)?;
         }
+        self.openings.action(&self.books, self.crowd.least(), action)?;
         self.crowd.action(&context, &mut self.books, action)?;
+        self.resizes.action(&context, action)?;
         self.reloads.action(&context, &self.books, action)?;
         self.resources.action(&context, &mut self.books, action)?;
         self.respawns.action(&context, &self.books, action)?;
@@ -197,6 +215,9 @@ impl Checker {
         self.crowd.finish(&self.books, slots)?;
         self.stop.finish(&context, &self.books, !self.reloads.is_idle())?;
         self.resources.finish(&context, &self.books, self.stop.is_serving())?;
+        if self.reloads.is_idle() && self.stop.is_running() {
+            self.openings.finish(&self.books, self.crowd.least())?;
+        }
         let quiet = self.reloads.is_idle() && !self.stop.is_stopping();
         self.respawns.finish(now, &self.books, |role| self.crowd.count(role), quiet)?;
         self.books.pardon(event);
