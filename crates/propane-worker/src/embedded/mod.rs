@@ -1,7 +1,7 @@
 //! The embedded worker: serves `public/` of an app root, and the health endpoints.
 //!
 //! The manager starts it as `propane worker` when an app brings no server of its own. It takes Arlen's command line and
-//! the environment of [`Settings`](crate::Settings), and besides that `ARLEN_APP_ROOT` (default: the working directory),
+//! the environment of [`Settings`], and besides that `ARLEN_APP_ROOT` (default: the working directory),
 //! `ARLEN_SERVE_STATIC` (default yes) and `ARLEN_STATIC_ALLOW_EXTENSIONS` (comma separated; default: all).
 
 mod app;
