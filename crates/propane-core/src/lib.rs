@@ -7,6 +7,11 @@
 //! 2. then [`Supervisor::poll_action`] until it returns `None`, feeding back what the actions cause,
 //! 3. only then wait, until the next event or until [`Supervisor::poll_timeout`], whichever comes first.
 //!
+//! Every [`Action::Spawn`] is answered, once, and that answer comes before anything else about that worker; every end of
+//! a process is told, once, and [`Event::GroupEmptied`] follows where others of its group were alive. In return the
+//! supervisor names only workers that it knows of, signals only those that it was told are alive, and after
+//! [`Action::Exit`] has nothing to say and nothing to wait for. `propane-sim` checks both halves.
+//!
 //! ```
 //! use propane_core::{Action, Event, Policy, Supervisor, Time};
 //!

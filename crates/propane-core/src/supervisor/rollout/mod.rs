@@ -2,17 +2,23 @@
 //!
 //! A rollout boots the new workers batch by batch beside the old ones, lets them settle, and only then lets the new take
 //! the slots over and the old drain. Until that switch a failure of any new worker ends it with the old ones untouched.
+//! Where old and new cannot share the port, all old ones leave before the first new one starts, and come back if that fails.
+//!
+//! How a rollout begins is in [`reload`] and [`recycle`], how it ends badly in [`failure`].
+
+mod failure;
+mod recycle;
+mod reload;
 
 use std::collections::VecDeque;
 
-use crate::action::Action;
 use crate::event::{Generation, Role, WorkerId};
 use crate::policy::Policy;
-use crate::report::{RecycleReason, ReloadFailure, Report, StartReason, StopReason};
+use crate::report::{RecycleReason, Report, StartReason, StopReason};
 use crate::time::Time;
 use crate::worker::{State, Worker};
 
-use super::{Place, Slot, Supervisor};
+use super::{Slot, Supervisor};
 
 /// Why workers are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,133 +113,6 @@ fn batches(target: u32, surge: u32) -> VecDeque<Vec<u32>> {
 }
 
 impl Supervisor {
-    pub(super) fn reload_requested(&mut self, now: Time) {
-        if !self.phase.is_running() {
-            return;
-        }
-        self.report(Report::ReloadRequested);
-        self.reload_pending = true;
-        self.resize_pending = None; // the configured count counts, and what is asked for from now on
-        self.cancel_recycle(now);
-    }
-
-    /// Begins what had to wait for a rollout to end: a reload first, then a resize, then a recycling.
-    pub(super) fn start_what_waits(&mut self, now: Time) {
-        if !self.phase.is_running() || self.rollout.is_some() || self.loading {
-            return;
-        }
-        if self.reload_pending {
-            if self.has_leftovers() {
-                return;
-            }
-            self.reload_pending = false;
-            self.generation += 1;
-            self.loading = true;
-            self.actions.push_back(Action::LoadConfiguration { generation: self.generation });
-            return;
-        }
-        if self.returning {
-            return;
-        }
-        self.resize(now);
-        if !self.has_leftovers() {
-            self.start_recycle(now);
-        }
-    }
-
-    /// Whether HTTP workers of an earlier rollout are still on their way out: with those of another one they would be
-    /// more than `reloadMaxSurge` allows. Those that were killed do not count, because nothing more can be done.
-    fn has_leftovers(&self) -> bool {
-        let leaving = |worker: &Worker| match &worker.state {
-            State::Draining { reason, .. } | State::Lingering { reason, kill_at: Some(_), .. } => {
-                *reason != StopReason::ScaleDown
-            }
-            State::Spawning { doomed: Some(doom) } => doom.reason != StopReason::ScaleDown,
-            State::Aborting { .. } => true,
-            _ => false,
-        };
-        self.workers.iter().any(|(id, worker)| worker.role == Role::Http && leaving(worker) && self.is_displaced(*id))
-    }
-
-    /// Whether a worker has no slot any more.
-    fn is_displaced(&self, id: WorkerId) -> bool {
-        let holds = |slot: &Slot| slot.current == Some(id) || slot.next == Some(id);
-        !self.http.iter().chain(&self.jobs).any(holds)
-    }
-
-    pub(super) fn configuration_refused(&mut self) {
-        if !std::mem::take(&mut self.loading) {
-            return;
-        }
-        let (generation, of) = (self.generation, self.http_count());
-        self.report(Report::ReloadFailed { generation, failure: ReloadFailure::Configuration, replaced: 0, of });
-    }
-
-    pub(super) fn configuration_loaded(&mut self, now: Time, policy: Policy) {
-        if !std::mem::take(&mut self.loading) {
-            return;
-        }
-        self.heartbeat_timeouts.insert(self.generation, policy.heartbeat_timeout);
-        let previous_policy = std::mem::replace(&mut self.policy, policy);
-        self.plan_samples(now);
-        let (generation, target) = (self.generation, self.policy.http_workers);
-        self.report(Report::ReloadStarted { generation, workers: target, job_workers: self.policy.job_workers });
-        let previous = self.http_count();
-        while self.http_count() < target {
-            self.http.push(Slot::of(generation));
-        }
-        // The old ones must be able to bear the new ones as well, and so must what an earlier reload left behind.
-        let vacates = !self.policy.overlap_allowed || !previous_policy.overlap_allowed || self.returning;
-        // Where no old one is left there is nothing to surge over, and nothing to keep of a half success.
-        let surge = if vacates { 0 } else { self.policy.reload_max_surge };
-        self.begin_rollout(
-            now,
-            Rollout {
-                queue: batches(target, surge),
-                by_batch: surge > 0,
-                vacates,
-                previous_policy: Some(Box::new(previous_policy)),
-                previous,
-                target,
-                ..Rollout::new(now, Cause::Reload { generation })
-            },
-        );
-    }
-
-    /// Begins or ends the periodic look at workers, as the policy has it.
-    fn plan_samples(&mut self, now: Time) {
-        self.sample_at = if self.policy.samples() { self.sample_at.or(Some(now)) } else { None };
-    }
-
-    fn start_recycle(&mut self, now: Time) {
-        if self.recycle_retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        self.recycle_retry_at = None;
-        while let Some((worker, reason)) = self.recycle_queue.pop_front() {
-            let Some(slot) = self.workers.get(&worker).filter(|worker| worker.is_ready()).map(|worker| worker.slot)
-            else {
-                continue;
-            };
-            if self.http.get(slot as usize).is_some_and(|slot| slot.current == Some(worker)) {
-                let count = self.http_count();
-                let rollout = Rollout {
-                    queue: VecDeque::from([vec![slot]]),
-                    vacates: !self.policy.overlap_allowed,
-                    previous: count,
-                    target: count,
-                    ..Rollout::new(now, Cause::Recycle { worker, reason })
-                };
-                return self.begin_rollout(now, rollout);
-            }
-        }
-    }
-
-    pub(super) fn recycle_deadline(&self) -> Option<Time> {
-        let busy = self.rollout.is_some() || self.loading || self.reload_pending || self.returning;
-        self.recycle_retry_at.filter(|_| self.phase.is_running() && !busy && !self.has_leftovers())
-    }
-
     fn begin_rollout(&mut self, now: Time, rollout: Rollout) {
         self.rollout = Some(rollout);
         self.advance_rollout(now);
@@ -431,102 +310,6 @@ impl Supervisor {
             && since >= rollout.started_at
         {
             rollout.killed += 1;
-        }
-    }
-
-    /// Ends the rollout if `worker` is one of its new ones.
-    pub(super) fn fail_rollout_of(&mut self, now: Time, worker: WorkerId, failure: ReloadFailure) {
-        if self.http.iter().any(|slot| slot.next == Some(worker)) {
-            self.fail_rollout(now, failure);
-        }
-    }
-
-    /// Ends the rollout if a worker that was to take a slot over is gone.
-    pub(super) fn fail_rollout_at(&mut self, now: Time, place: Place, failure: ReloadFailure) {
-        if place == Place::Next {
-            self.fail_rollout(now, failure);
-        }
-    }
-
-    /// Ends the rollout: new workers that have not taken a slot over go, whoever has one keeps it.
-    pub(super) fn fail_rollout(&mut self, now: Time, failure: ReloadFailure) {
-        let Some(rollout) = self.rollout.take() else { return };
-        self.drop_new(now, rollout.cause);
-        match rollout.cause {
-            Cause::Reload { generation } => {
-                let (replaced, of) = (rollout.replaced, rollout.target);
-                self.report(Report::ReloadFailed { generation, failure, replaced, of });
-                self.drop_empty_slots(rollout.previous);
-                if replaced == 0 {
-                    self.return_policy(now, rollout.previous_policy);
-                }
-                self.forget_generations();
-            }
-            Cause::Recycle { worker, reason } => self.put_off_recycle(now, worker, reason, failure),
-        }
-        self.returning = rollout.vacates && rollout.replaced == 0;
-    }
-
-    fn drop_new(&mut self, now: Time, cause: Cause) {
-        let new: Vec<_> = self.http.iter_mut().filter_map(|slot| slot.next.take()).collect();
-        for worker in new {
-            match self.workers.get(&worker).map(|worker| &worker.state) {
-                Some(State::Ready) => self.retire(now, worker, cause.abort_reason()),
-                Some(State::Aborting { .. }) => {} // it dumps core, and is killed when that takes too long
-                _ => self.kill(now, worker, cause.abort_reason(), false),
-            }
-        }
-    }
-
-    /// Slots that only the failed generation would have filled.
-    fn drop_empty_slots(&mut self, previous: u32) {
-        let is_empty = |slot: &Slot| slot.current.is_none() && slot.respawn_at.is_none();
-        while self.http_count() > previous && self.http.last().is_some_and(is_empty) {
-            self.http.pop();
-            self.close_slot_if_unused(self.http_count());
-        }
-    }
-
-    /// A reload that replaced nobody has changed nothing.
-    fn return_policy(&mut self, now: Time, previous: Option<Box<Policy>>) {
-        if let Some(previous) = previous {
-            self.policy = *previous;
-            self.plan_samples(now);
-        }
-    }
-
-    /// Slots whose old worker had to leave first get it back, as soon as nobody of the new ones holds the port.
-    pub(super) fn return_the_old(&mut self, now: Time) {
-        if !self.returning || !self.phase.is_serving() || !self.port_is_free() {
-            return;
-        }
-        self.returning = false;
-        for slot in 0..self.http_count() {
-            self.fill(now, Role::Http, slot, StartReason::RespawnAfterExit);
-        }
-    }
-
-    /// Tries a failed recycling again later.
-    fn put_off_recycle(&mut self, now: Time, worker: WorkerId, reason: RecycleReason, failure: ReloadFailure) {
-        if let Some(slot) = self.workers.get(&worker).map(|worker| worker.slot) {
-            self.report(Report::WorkerRecycleFailed { slot, failure });
-            self.recycle_queue.push_back((worker, reason));
-            self.recycle_retry_at = Some(now + self.policy.respawn_delay_max.max(self.policy.respawn_delay));
-        }
-    }
-
-    /// A reload replaces everybody anyway: it need not wait for a recycling that has not switched yet.
-    fn cancel_recycle(&mut self, now: Time) {
-        let early = |rollout: &Rollout| {
-            matches!(rollout.cause, Cause::Recycle { .. })
-                && matches!(rollout.stage, Stage::Booting | Stage::Settling { .. })
-                && !rollout.vacates
-        };
-        if let Some(rollout) = self.rollout.take_if(|rollout| early(rollout)) {
-            self.drop_new(now, rollout.cause);
-            if let Cause::Recycle { worker, reason } = rollout.cause {
-                self.recycle_queue.push_front((worker, reason));
-            }
         }
     }
 }
