@@ -174,6 +174,6 @@ pub enum Event {
     ScaleDownRequested,
     /// USR1 arrived.
     LogReopenRequested,
-    /// The time that `poll_timeout` named has come.
+    /// The time that `poll_timeout` named has come, and everything that has happened until then was told before.
     TimePassed,
 }

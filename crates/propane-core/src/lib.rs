@@ -5,7 +5,8 @@
 //!
 //! 1. one [`Supervisor::handle_event`],
 //! 2. then [`Supervisor::poll_action`] until it returns `None`, feeding back what the actions cause,
-//! 3. only then wait, until the next event or until [`Supervisor::poll_timeout`], whichever comes first.
+//! 3. only then wait, until the next event or until [`Supervisor::poll_timeout`], whichever comes first; when its time has
+//!    come, [`Event::TimePassed`] follows all events that are there already.
 //!
 //! Every [`Action::Spawn`] is answered, once, and that answer comes before anything else about that worker; every end of
 //! a process is told, once, and [`Event::GroupEmptied`] follows where others of its group were alive. In return the

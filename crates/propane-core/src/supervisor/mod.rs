@@ -166,7 +166,6 @@ impl Supervisor {
         }
         self.forgive_oversleeping(now);
         self.dispatch(now, event);
-        self.fire_due(now);
         self.advance(now);
     }
 
@@ -219,7 +218,7 @@ impl Supervisor {
             Event::ScaleUpRequested => self.resize_requested(Resize::up),
             Event::ScaleDownRequested => self.resize_requested(Resize::down),
             Event::LogReopenRequested => self.actions.push_back(Action::ReopenLog),
-            Event::TimePassed => {}
+            Event::TimePassed => self.fire_due(now),
         }
     }
 

@@ -40,6 +40,8 @@ impl Supervisor {
         }
     }
 
+    /// Deadlines are judged here and nowhere else: other events may stand before those that would have met a deadline, the
+    /// heartbeats of other workers say.
     pub(super) fn fire_due(&mut self, now: Time) {
         self.fire_workers(now);
         self.fire_respawns(now);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use propane_core::{Action, Event, Report, Role, Signal, StopReason, Time, WorkerId};
+use propane_core::{Action, Event, Report, Role, Signal, StopReason, WorkerId};
 
 use super::books::{Books, Entry, Presence, Told};
 use super::{Context, Violation, ensure};
@@ -80,8 +80,9 @@ impl Deadlines {
             return Ok(());
         };
         if *kill {
-            let late = entry.told.is_some_and(|told| context.now >= told.kill_by)
+            let over = entry.told.is_some_and(|told| context.now >= told.kill_by)
                 || entry.aborted_at.is_some_and(|at| context.now >= at + ABORT_TIMEOUT);
+            let late = over && context.is_time();
             let lawful = late || self.hurry || entry.boot_timed_out || is_unneeded(entry, *reason);
             ensure(lawful && (late || !*grace_over), LAWFUL, || format!("{action:?} of {entry:?} at {}", context.now))?;
             entry.killed = Some(entry.told.map_or(*reason, |told| told.reason));
@@ -97,13 +98,15 @@ impl Deadlines {
             Report::WorkerBootTimedOut { worker, .. } => {
                 let entry = books.known(*worker)?;
                 let due = entry.ready_at.is_none() && entry.ready_by.is_some_and(|by| by <= context.now);
-                ensure(due && !context.overslept, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                let fair = due && context.is_time() && !context.overslept;
+                ensure(fair, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
                 entry.boot_timed_out = true;
             }
             Report::WorkerHeartbeatTimedOut { worker, timeout } => {
                 let entry = books.known(*worker)?;
                 let due = entry.heartbeat == Some(*timeout) && entry.beat_by.is_some_and(|by| by <= context.now);
-                ensure(due && !context.overslept, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                let fair = due && context.is_time() && !context.overslept;
+                ensure(fair, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
                 self.silent = Some(*worker);
             }
             Report::WorkerStopRequested { .. } => {
@@ -123,9 +126,10 @@ impl Deadlines {
     }
 
     /// Nobody has more time than is due to them.
-    pub(crate) fn finish(&self, now: Time, books: &Books) -> Result<(), Violation> {
+    pub(crate) fn finish(&self, context: &Context, books: &Books) -> Result<(), Violation> {
         ensure(self.unreported.is_none(), "every TERM and KILL is reported", || format!("{:?}", self.unreported))?;
-        books.present().filter(|entry| entry.killed.is_none()).try_for_each(|entry| {
+        let now = context.now;
+        books.present().filter(|entry| entry.killed.is_none() && context.is_time()).try_for_each(|entry| {
             let grace = entry.told.is_some_and(|told| told.kill_by <= now);
             let core = entry.aborted_at.is_some_and(|at| at + ABORT_TIMEOUT <= now);
             let wanted = entry.is_wanted() && entry.presence == Presence::Alive;

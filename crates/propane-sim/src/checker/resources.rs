@@ -78,7 +78,7 @@ impl Resources {
         let (pressure, heavy) = (self.pressure.take(), self.heavy.take());
         ensure(pressure.is_none(), PRESSURE, || format!("{pressure:?} is not told"))?;
         ensure(heavy.is_none(), RECYCLED, || format!("{heavy:?} is not recycled"))?;
-        let forgotten = books.present().find(|entry| is_too_old(context, entry));
+        let forgotten = books.present().find(|entry| context.is_time() && is_too_old(context, entry));
         ensure(forgotten.is_none(), RECYCLED, || format!("{forgotten:?} at {}", context.now))?;
         self.look_is_in_time(context, books, serving)
     }
@@ -91,7 +91,7 @@ impl Resources {
             let allowed = !has_looked || !serving;
             return ensure(allowed, LOOK, || "nothing is to be looked for".to_owned());
         }
-        let due = self.next_look.is_none_or(|at| at <= context.now);
+        let due = context.is_time() && self.next_look.is_none_or(|at| at <= context.now);
         if due {
             self.next_look = Some(context.now + context.policy.sample_interval);
         }

@@ -222,7 +222,8 @@ impl<'a> World<'a> {
         let inbox = (!self.inbox.is_empty()).then_some(self.awake_at);
         let next = inbox.into_iter().chain(self.agenda.next_at()).min().map(|at| at.max(self.now));
         let timer = match (due, next) {
-            (Some(due), Some(next)) => due < next || due == next && self.plan.timers_first,
+            // Whatever the driver has not passed on yet comes before the time does.
+            (Some(due), Some(next)) => due < next || due == next && self.plan.timers_first && inbox.is_none(),
             (due, _) => due.is_some(),
         };
         let Some(at) = (if timer { due } else { next }).filter(|at| *at < end) else { return Ok(false) };
@@ -341,6 +342,7 @@ impl<'a> World<'a> {
         match action {
             Action::Spawn { worker, role, slot, generation } => self.spawn(*worker, *role, *slot, *generation),
             Action::Signal { worker, signal } => {
+                self.is_deserved(*worker, *signal)?;
                 match signal {
                     Signal::Term => self.term(*worker),
                     Signal::Abort => self.abort(*worker),

@@ -1,6 +1,6 @@
 //! A worker as it really is, whatever the supervisor knows of it.
 
-use propane_core::{ExitStatus, Role};
+use propane_core::{ExitStatus, Role, Time};
 
 use crate::fate::{Fate, Members};
 
@@ -33,6 +33,8 @@ pub(crate) struct Process {
     pub(crate) killed: bool,
     /// Whether what would befall it by itself does not happen any more.
     pub(crate) spared: bool,
+    /// When it sent its last heartbeat.
+    pub(crate) beat_at: Option<Time>,
     /// How often it was looked at.
     pub(crate) samples: u64,
     /// How the leader has ended.
@@ -51,6 +53,7 @@ impl Process {
             has_members,
             killed: false,
             spared: false,
+            beat_at: None,
             samples: 0,
             status: ExitStatus::Code(0),
         }

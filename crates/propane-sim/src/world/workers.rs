@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use propane_core::{Event, ExitStatus, Proof, Role, Sample, SpawnError, WorkerId};
+use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, WorkerId};
 
-use crate::checker::{Checker, Violation};
+use crate::checker::{Checker, Violation, ensure};
 use crate::fate::{Birth, Fate, Members, OnTerm};
 use crate::plan::SAMPLE;
 use crate::rng::Rng;
@@ -49,6 +49,7 @@ impl World<'_> {
         if silent {
             return Ok(());
         }
+        self.process(worker).beat_at = Some(self.now);
         if let Some(timeout) = self.heartbeats.get(&generation).copied().flatten() {
             self.agenda.add(self.now + timeout / 2, Happening::Beat(worker, count + 1));
         }
@@ -135,6 +136,17 @@ impl World<'_> {
         {
             self.agenda.add(now + after, Happening::LastMember(worker));
         }
+    }
+
+    /// Nobody dumps core for a silence that was only the driver's, who has not passed on yet what was said in time.
+    pub(super) fn is_deserved(&mut self, worker: WorkerId, signal: Signal) -> Result<(), Violation> {
+        let (now, generation) = (self.now, self.process(worker).generation);
+        let timeout = self.heartbeats.get(&generation).copied().flatten().unwrap_or_default();
+        let beat_at = self.process(worker).beat_at;
+        let silent = beat_at.is_some_and(|at| at + timeout <= now);
+        ensure(signal != Signal::Abort || silent, "nobody is aborted who has not been silent", || {
+            format!("{worker:?} at {now}, last heard at {beat_at:?}")
+        })
     }
 
     pub(super) fn abort(&mut self, worker: WorkerId) {
