@@ -97,7 +97,7 @@ pub(crate) struct Plan {
     pub(crate) calm_at: Time,
     /// How late the driver is for its deadlines when nothing is wrong.
     pub(crate) lag: Duration,
-    /// Whether the driver looks at its deadlines before it looks at its descriptors.
+    /// Whether the time passes before what happens at the same instant is heard of.
     pub(crate) timers_first: bool,
     /// A stop before the boot.
     pub(crate) early_stop: Option<StopSignal>,

@@ -278,7 +278,7 @@ impl<'a> World<'a> {
         match happening {
             Happening::Delivery(event) => self.feed(&event),
             Happening::Obituary(worker) => self.bury(worker),
-            other => self.happen(other),
+            other => self.happen(other), // nothing else waits for the driver
         }
     }
 
