@@ -77,9 +77,9 @@ pub(super) struct Rollout {
     /// The policy to return to if a reload replaces nobody.
     previous_policy: Option<Box<Policy>>,
     started_at: Time,
-    /// HTTP slots before.
+    /// HTTP slots before a reload.
     previous: u32,
-    /// HTTP slots wanted.
+    /// HTTP slots that a reload wants.
     target: u32,
     replaced: u32,
     killed: u32,

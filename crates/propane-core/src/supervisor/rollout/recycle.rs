@@ -21,12 +21,9 @@ impl Supervisor {
                 continue;
             };
             if self.http.get(slot as usize).is_some_and(|slot| slot.current == Some(worker)) {
-                let count = self.http_count();
                 let rollout = Rollout {
                     queue: VecDeque::from([vec![slot]]),
                     vacates: !self.policy.overlap_allowed,
-                    previous: count,
-                    target: count,
                     ..Rollout::new(now, Cause::Recycle { worker, reason })
                 };
                 return self.begin_rollout(now, rollout);
