@@ -50,10 +50,8 @@ impl Supervisor {
     pub(super) fn stop_requested(&mut self, now: Time, signal: StopSignal) {
         let cause = ShutdownCause::Signal(signal);
         let again = !self.phase.is_running();
-        match self.phase {
-            Phase::Idle => self.phase = Phase::Running,
-            Phase::Stopped => return,
-            _ => {}
+        if self.phase == Phase::Idle {
+            self.phase = Phase::Running;
         }
         if again || signal == StopSignal::Quit {
             self.stop_at_once(now, cause);
@@ -81,14 +79,10 @@ impl Supervisor {
 
     /// TERM a second time, or QUIT: nobody gets any more time.
     fn stop_at_once(&mut self, now: Time, cause: ShutdownCause) {
-        let exit_code = match self.phase {
-            Phase::Stopping { exit_code, .. } => exit_code,
-            _ => 0,
-        };
         self.request_shutdown(now, cause, 0);
         if self.phase.is_serving() {
-            self.phase = Phase::Stopping { cause, exit_code };
-            self.report(Report::ManagerStopping { cause, exit_code });
+            self.phase = Phase::Stopping { cause, exit_code: 0 };
+            self.report(Report::ManagerStopping { cause, exit_code: 0 });
         }
         self.stop_respawning();
         for id in self.everyone() {
