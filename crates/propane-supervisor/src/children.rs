@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use propane_core::{ExitStatus, Generation, Role, Signal, SpawnError, WorkerId};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
@@ -18,6 +17,7 @@ use crate::notify::NotifySocket;
 use crate::plan::{Invocation, Plan};
 use crate::procinfo::{self, ProcessId};
 use crate::program;
+use crate::reaper;
 use crate::spawn::{self, FdLimit, c_string};
 
 /// A process.
@@ -54,9 +54,10 @@ impl Child {
         self.role == Role::Http
     }
 
-    /// Whether a process of its group is left.
+    /// Whether a living process of its group is left. The kernel counts zombies too, and one whose parent has left the
+    /// group would count for ever, so where it says yes, `/proc` is asked.
     fn group_alive(&self) -> bool {
-        killpg(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH)
+        killpg(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH) && procinfo::group_is_alive(self.pid)
     }
 
     /// A process that is gone cannot be signalled, and that is what was wanted: errors mean nothing here.
@@ -162,8 +163,7 @@ impl Children {
     /// Takes a dead child's status, if it is dead. Returns it with whether others of its group are alive.
     pub(crate) fn reap(&mut self, worker: WorkerId) -> Option<(ExitStatus, bool)> {
         let child = self.by_id.get_mut(&worker).filter(|child| !child.reaped)?;
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let status = exit_status(waitid(Id::PIDFd(child.pidfd.as_fd()), flags).ok()?)?;
+        let status = reaper::reap(child.pidfd.as_fd())?;
         child.reaped = true;
         child.notify = None;
         self.by_pid.remove(&child.pid);
@@ -174,12 +174,11 @@ impl Children {
     /// a subreaper or as PID 1, are reaped on the way; a dead worker is left to be reaped by name, and returned.
     pub(crate) fn sweep(&self) -> Option<WorkerId> {
         loop {
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let pid = waitid(Id::All, flags).ok().and_then(|status| status.pid())?;
-            match self.by_pid.get(&pid.as_raw()) {
+            let pid = reaper::peek()?;
+            match self.by_pid.get(&pid) {
                 Some(worker) => return Some(*worker),
-                None => waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok()?,
-            };
+                None => reaper::discard(pid),
+            }
         }
     }
 
@@ -227,17 +226,9 @@ fn start_process(plan: &Plan, invocation: &Invocation, birth: &Birth<'_>) -> Res
 
 /// A process that cannot be watched cannot be kept.
 fn give_up(pid: Pid, errno: Option<rustix::io::Errno>) -> SpawnError {
-    // Both are about a child that is there for certain, because nobody else reaps.
+    // The child is there for certain, because nobody else reaps.
     let _ = killpg(pid, UnixSignal::SIGKILL);
-    let _ = waitpid(pid, None);
+    reaper::discard(pid.as_raw());
     let error = errno.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from);
     SpawnError { permanent: false, message: format!("cannot watch process {pid}: {error}") }
-}
-
-fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
-    match status {
-        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code)),
-        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32)),
-        _ => None,
-    }
 }

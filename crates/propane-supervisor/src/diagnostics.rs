@@ -31,13 +31,12 @@ impl io::Write for Stderr {
     }
 }
 
-/// `propane: message`, with the level in front where it is more than information.
+/// `propane: message`, as the contract has its errors; only warnings say what they are.
 struct Plain;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for Plain {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = match *event.metadata().level() {
-            Level::ERROR => "error: ",
             Level::WARN => "warning: ",
             _ => "",
         };

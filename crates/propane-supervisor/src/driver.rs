@@ -3,7 +3,7 @@
 //! There is no decision here. What an event means is the core's to say; what the world looks like is said by the
 //! modules that this one calls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -17,15 +17,15 @@ use propane_core::{
 use crate::children::{Birth, Children};
 use crate::collision;
 use crate::journal::Journal;
-use crate::notify::NotifyDirectory;
+use crate::notify::{NotifyDirectory, NotifySocket};
 use crate::plan::Plan;
-use crate::poller::{Poller, Token};
+use crate::poller::{BATCH, Poller, Token};
 use crate::procinfo;
 use crate::readiness::{Expectation, Readiness};
 use crate::reload::Loader;
 use crate::signals::{Caught, Signals};
 use crate::sockets::Sockets;
-use crate::spawn::FdLimit;
+use crate::spawn::{FdLimit, Identity};
 use crate::state::{State, StateFile};
 
 /// How often a group whose leader is gone is looked at: its last process may not be a child of this manager, and then
@@ -150,9 +150,7 @@ impl Driver {
             |what: &str, error: &io::Error| SpawnError { permanent: false, message: format!("{what}: {error}") };
         let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
         let plan = Rc::clone(self.plans.get(&generation).ok_or_else(gone)?);
-        let notify = self.notify.as_ref().filter(|_| role == Role::Http);
-        let notify = notify.map(|directory| directory.socket(worker, plan.identity.as_ref()));
-        let notify = notify.transpose().map_err(|error| passing("cannot make a notify socket", &error))?;
+        let notify = (role == Role::Http).then(|| self.notify_socket(worker, plan.identity.as_ref())).flatten();
         let listener = match role {
             Role::Http => self.sockets.for_slot(slot).map_err(|error| passing("cannot listen", &error))?,
             Role::Job => None,
@@ -182,6 +180,23 @@ impl Driver {
         Ok(())
     }
 
+    /// A worker's way to say that it is ready. A directory that was cleaned away is made anew; where there can be none,
+    /// the worker is seen to be ready.
+    fn notify_socket(&mut self, worker: WorkerId, identity: Option<&Identity>) -> Option<NotifySocket> {
+        let made = self.notify.as_ref()?.socket(worker, identity);
+        let made = made.or_else(|error| {
+            if self.notify.as_ref().is_some_and(|directory| directory.path().exists()) {
+                return Err(error);
+            }
+            self.notify = Some(NotifyDirectory::create(identity)?);
+            self.notify.as_ref().map_or(Err(error), |directory| directory.socket(worker, identity))
+        });
+        if let Err(error) = &made {
+            tracing::warn!("no notify socket for a worker: {error}");
+        }
+        made.ok()
+    }
+
     fn load(&mut self, generation: Generation) {
         let event = match self.loader.load(&mut self.journal) {
             Some(plan) => {
@@ -206,6 +221,7 @@ impl Driver {
     /// Waits until something happens, and puts it into the inbox.
     fn wait(&mut self) -> io::Result<()> {
         let tokens = self.poller.wait(self.timeout())?;
+        let heard_all = tokens.len() < BATCH;
         for token in tokens {
             match token {
                 Token::Signal => self.take_signals(),
@@ -216,7 +232,8 @@ impl Driver {
         }
         self.look_for_ready();
         self.look_for_empty_groups();
-        if self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
+        // Last, and only when nothing waits to be heard: a deadline must not be judged before a word that met it.
+        if heard_all && self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.inbox.push_back(Event::TimePassed);
         }
         Ok(())
@@ -318,9 +335,15 @@ impl Driver {
 
     /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.
     fn steer(&mut self) {
-        if let Err(error) = self.sockets.steer(self.core.served_slots()) {
+        if let Err(error) = self.sockets.steer(self.reachable_slots()) {
             tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
         }
+    }
+
+    /// Served slots, and those whose workers are asked for their readiness path: else nobody could answer there.
+    fn reachable_slots(&self) -> BTreeSet<u32> {
+        let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
+        self.core.served_slots().into_iter().chain(asked).collect()
     }
 
     fn save_state(&mut self) {

@@ -1,11 +1,15 @@
 //! What the manager says: plain lines and lifecycle events, to standard output and to the lifecycle log, and its state
 //! to its own service manager (`sd_notify(3)`).
 
-use std::net::SocketAddr;
+use std::ffi::OsStr;
+use std::io;
+use std::net::SocketAddr as TcpAddress;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use propane_core::{Report, WorkerId};
-use sd_notify::NotifyState;
 
 use crate::lifecycle::{self, Line, WorkerFacts};
 use crate::output::Sink;
@@ -61,7 +65,7 @@ impl Journal {
     }
 
     /// Tells how to let workers share a port that they keep each other off.
-    pub(crate) fn collision(&mut self, address: SocketAddr, owner: i32, dead: i32) {
+    pub(crate) fn collision(&mut self, address: TcpAddress, owner: i32, dead: i32) {
         tracing::error!(
             "the workers collide on {address}: pid {owner} holds it alone, and pid {dead} ended without it; \
              put {{fd}} into workerCommand (the socket is then handed down as that descriptor), \
@@ -83,20 +87,35 @@ impl Journal {
     }
 }
 
-/// Without a service manager there is no socket, and this does nothing.
+/// Tells the service manager where it stands. Without one there is no socket, and this does nothing; one that does not
+/// read is not waited for.
 fn tell_service_manager(report: &Report) {
-    let states: Vec<NotifyState<'_>> = match report {
+    let state = match report {
         Report::ManagerReady { .. } | Report::ReloadCompleted { .. } | Report::ReloadFailed { .. } => {
-            vec![NotifyState::Ready]
+            "READY=1".to_owned()
         }
-        Report::ReloadStarted { .. } => {
-            let now = NotifyState::monotonic_usec_now().ok();
-            std::iter::once(NotifyState::Reloading).chain(now).collect()
-        }
-        Report::ManagerStopping { .. } => vec![NotifyState::Stopping],
+        Report::ReloadStarted { .. } => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_micros()),
+        Report::ManagerStopping { .. } => "STOPPING=1".to_owned(),
         _ => return,
     };
-    if let Err(error) = sd_notify::notify(&states) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&address, state.as_bytes()) {
         tracing::debug!("cannot notify the service manager: {error}");
     }
+}
+
+fn send(address: &OsStr, state: &[u8]) -> io::Result<()> {
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(state, &address).map(|_| ())
+}
+
+/// `CLOCK_MONOTONIC`, by which the service manager orders reloads.
+fn monotonic_micros() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }

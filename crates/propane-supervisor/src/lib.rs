@@ -20,6 +20,7 @@ mod prepare;
 mod procinfo;
 mod program;
 mod readiness;
+mod reaper;
 mod reload;
 mod signals;
 mod sockdiag;

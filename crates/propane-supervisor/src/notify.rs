@@ -49,10 +49,12 @@ impl NotifyDirectory {
     pub(crate) fn create(identity: Option<&Identity>) -> io::Result<Self> {
         let make = |parent: &Path| tempfile::Builder::new().prefix("propane-").tempdir_in(parent);
         let directory = make(&std::env::temp_dir()).or_else(|_| make(Path::new("/tmp")))?;
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700))?;
+        // The workers' user may enter and not write: what it could replace, the manager must not touch by name.
+        let mode = if identity.is_some() { 0o710 } else { 0o700 };
         if let Some(identity) = identity {
-            chown(directory.path(), Some(identity.uid), Some(identity.gid))?;
+            chown(directory.path(), None, Some(identity.gid))?;
         }
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode))?;
         Ok(Self { directory })
     }
 

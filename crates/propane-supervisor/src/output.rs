@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::libc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// One place for lines.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Sink {
 enum Target {
     /// A description of its own, not blocking; or a regular file, which does not block for want of a reader.
     File(File),
+    /// A pipe or terminal that may not be opened again (another user's): asked for room before each write.
+    Shared(File),
     /// A socket: it cannot be opened again, so each write says that it must not wait.
     Socket(UnixStream),
     /// Nothing to write to.
@@ -68,6 +71,9 @@ impl Target {
     fn write_once(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = match self {
             Self::File(file) => file.write(bytes)?,
+            // A pipe that has room at all has room for a page, which is more than a line (`pipe(7)`).
+            Self::Shared(file) if has_room(file) => file.write(&bytes[..bytes.len().min(PAGE_BYTES)])?,
+            Self::Shared(_) => return Err(io::ErrorKind::WouldBlock.into()),
             Self::Socket(socket) => {
                 let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
                 nix::sys::socket::send(socket.as_raw_fd(), bytes, flags)?
@@ -76,6 +82,14 @@ impl Target {
         };
         if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
+}
+
+/// `PIPE_BUF` of Linux.
+const PAGE_BYTES: usize = 4096;
+
+fn has_room(file: &File) -> bool {
+    let mut fds = [PollFd::new(file, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 fn target_of(fd: &impl AsFd) -> io::Result<Target> {
@@ -91,7 +105,7 @@ fn target_of(fd: &impl AsFd) -> io::Result<Target> {
     // A pipe or a terminal: O_NONBLOCK on the shared description would surprise the workers, so open another.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let own = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    Ok(Target::File(own.unwrap_or(file)))
+    Ok(own.map_or_else(|_| Target::Shared(file), Target::File))
 }
 
 #[cfg(test)]
@@ -118,6 +132,17 @@ mod tests {
         let read = reader.read(&mut buffer).unwrap();
         let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
         assert_eq!(text, format!("propane: {dropped} lines could not be written here and were dropped\nafter\n"));
+    }
+
+    #[test]
+    fn a_full_pipe_that_cannot_be_opened_again_is_not_waited_for() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut sink = Sink { target: Target::Shared(file), dropped: 0 };
+        for _ in 0..200 {
+            sink.write(&format!("{}\n", "x".repeat(1023)));
+        }
+        assert!(sink.dropped > 0);
     }
 
     #[test]

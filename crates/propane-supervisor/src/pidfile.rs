@@ -36,6 +36,9 @@ impl PidFile {
         }
         loop {
             let file = open(path).map_err(|error| failed("open", error))?;
+            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                return Err(failed("use", io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+            }
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((file, Errno::EWOULDBLOCK)) => return Err(already_running(file, path)),
@@ -46,6 +49,11 @@ impl PidFile {
                 return Ok(Self { path: path.to_owned(), lock });
             }
         }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes this process's pid, in place: a reader never finds the file missing.
@@ -123,6 +131,15 @@ mod tests {
             PidFile::lock(&path).unwrap().write().unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()), "{stale:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_left_alone() {
+        let (_directory, path) = scratch();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(PidFile::lock(&path), Err(PidFileError::Io { what: "use", .. })));
+        assert!(path.exists());
     }
 
     #[test]

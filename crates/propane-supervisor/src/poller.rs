@@ -11,7 +11,7 @@ use rustix::time::{
 };
 
 /// How many ready descriptors one wait reports; the rest come with the next.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// What has become readable. Names rather than descriptors, because a number can be taken by another file before its
 /// last event is read.

@@ -20,6 +20,15 @@ pub(crate) fn identify(pid: i32) -> Option<ProcessId> {
     stat(pid).map(|stat| ProcessId { pid, start_time: stat.starttime })
 }
 
+/// Whether a process is still at work: a zombie is not, whoever should have reaped it.
+pub(crate) fn is_alive(id: ProcessId) -> bool {
+    stat(id.pid).is_some_and(|stat| stat.starttime == id.start_time && !is_dead(&stat))
+}
+
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X')
+}
+
 /// `/proc/PID/stat`.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
     Process::new(pid).and_then(|process| process.stat()).ok()
@@ -46,10 +55,18 @@ pub(crate) fn family(pid: i32) -> Vec<i32> {
     family
 }
 
-fn children(pid: i32) -> Vec<i32> {
+/// The living children of a process.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether a process of a group is alive, zombies apart.
+pub(crate) fn group_is_alive(group: i32) -> bool {
+    let everybody = procfs::process::all_processes().into_iter().flatten().flatten();
+    let is_alive = |stat: &Stat| stat.pgrp == group && !is_dead(stat);
+    everybody.filter_map(|process| process.stat().ok()).any(|stat| is_alive(&stat))
 }
 
 /// The descriptors of a process, by number.

@@ -55,7 +55,7 @@ pub(crate) struct Readiness {
 
 /// The time between two looks at a worker of this age: often at first, for a quick boot, rarely later, for a slow one.
 fn interval(age: Duration) -> Duration {
-    (age / 4).clamp(Duration::from_millis(1), Duration::from_millis(50))
+    (age / 4).clamp(Duration::from_millis(1), Duration::from_millis(250))
 }
 
 impl Readiness {
@@ -79,6 +79,11 @@ impl Readiness {
             self.watches.remove(&worker);
             Proof::Notified
         })
+    }
+
+    /// The workers that serve as far as can be seen, and whose path is still to answer.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = WorkerId> {
+        self.watches.iter().filter(|(_, watch)| watch.proof.is_some()).map(|(worker, _)| *worker)
     }
 
     /// When the next look is due.
@@ -270,7 +275,7 @@ mod tests {
 
     #[test]
     fn looks_get_rarer_with_age() {
-        let table = [(0, 1), (3, 1), (100, 25), (200, 50), (60_000, 50)];
+        let table = [(0, 1), (3, 1), (100, 25), (200, 50), (60_000, 250)];
         for (age, expected) in table {
             assert_eq!(interval(Duration::from_millis(age)), Duration::from_millis(expected), "{age}");
         }

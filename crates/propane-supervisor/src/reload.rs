@@ -49,7 +49,8 @@ impl Loader {
         let resolution = propane_config::load(&self.inputs);
         for problem in &resolution.problems {
             let line = propane_config::report::one_line(problem);
-            if problem.is_error() { tracing::error!("{line}") } else { tracing::warn!("{line}") }
+            // It says itself whether it is an error.
+            tracing::info!("{line}");
         }
         if let Some(refusal) = self.refusal(&resolution) {
             tracing::error!("reload refused: {}", refusal.text());

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
 /// A signal that the manager acts on.
@@ -50,7 +51,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches every signal from here on.
+    /// Catches every signal from here on, also where whoever started this process has blocked it.
     pub(crate) fn catch() -> io::Result<Self> {
         let pipes = SIGNALS.iter().map(|(number, caught)| {
             let (read, write) = UnixStream::pair()?;
@@ -58,7 +59,9 @@ impl Signals {
             signal_hook::low_level::pipe::register(*number, write)?;
             Ok((read, *caught))
         });
-        Ok(Self { pipes: pipes.collect::<io::Result<_>>()? })
+        let pipes = pipes.collect::<io::Result<_>>()?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        Ok(Self { pipes })
     }
 
     /// The descriptors to wait on, by index.

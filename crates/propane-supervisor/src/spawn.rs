@@ -16,7 +16,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use nix::libc;
 use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 /// The descriptor under which a worker finds its socket (`sd_listen_fds(3)`).
@@ -128,7 +127,7 @@ pub(crate) fn spawn(child: Child<'_>) -> Result<Pid, Failure> {
         None => Ok(pid),
         Some((step, errno)) => {
             // The child said that it exits, and nobody else reaps: this returns at once.
-            while waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+            crate::reaper::discard(pid.as_raw());
             Err(failed(step, io::Error::from_raw_os_error(errno)))
         }
     }
@@ -191,8 +190,8 @@ impl<'a> Prepared<'a> {
         unsafe {
             check(libc::dup2(self.child.stdin.as_raw_fd(), 0).into(), Step::Descriptors)?;
             if let Some(listener) = &self.child.listener {
-                // Through a high number, because dup2 onto itself would leave close-on-exec set.
-                let high = libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD, 64);
+                // Through another number, because dup2 onto itself would leave close-on-exec set.
+                let high = libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD, LISTEN_FD + 1);
                 check(high.into(), Step::Descriptors)?;
                 check(libc::dup2(high, LISTEN_FD).into(), Step::Descriptors)?;
             }

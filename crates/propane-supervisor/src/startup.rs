@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,7 +21,7 @@ use crate::reload::Loader;
 use crate::signals::Signals;
 use crate::sockets::{self, SocketError, Sockets};
 use crate::spawn::{FdLimit, Identity};
-use crate::state::{self, StateFile};
+use crate::state::{self, Before, StateFile};
 
 /// Why the manager does not run.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ enum StartError {
     AppRoot { path: String, error: io::Error },
     #[error(transparent)]
     PidFile(#[from] PidFileError),
+    #[error("already running with pid {pid} (pid file: {path}, which is gone)")]
+    Running { pid: i32, path: String },
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
@@ -72,7 +75,8 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
-    let mut pid_file = PidFile::lock(&run.pid_file)?;
+    let pid_path = settled(&run.pid_file);
+    let mut pid_file = PidFile::lock(&pid_path)?;
     let done = Prelude { resolution, signals: &mut signals }.run();
     let (strategy, identity) = match done {
         Ok(Some(done)) => done,
@@ -99,6 +103,14 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         journal.write(line);
     }
     Ok(code)
+}
+
+/// The path with the links of its directory resolved: `releases/current` may point elsewhere when the files are removed.
+fn settled(path: &Path) -> PathBuf {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    // Where it cannot be made, locking the file says why.
+    let _ = std::fs::create_dir_all(parent);
+    parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
 }
 
 /// What must be settled before there is anything to bind.
@@ -163,14 +175,20 @@ fn serve(
     pid_file: &mut PidFile,
 ) -> Result<(u8, Farewell), StartError> {
     let (config, run) = (&resolution.config, &resolution.run);
-    let state_file = state::path_for(&run.pid_file);
-    for pid in state::clear_leftovers(&state_file) {
-        tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+    let state_file = state::path_for(pid_file.path());
+    match state::clear_leftovers(&state_file) {
+        Before::Running(pid) => return Err(StartError::Running { pid, path: run.pid_file.display().to_string() }),
+        Before::Cleared(pids) => {
+            for pid in pids {
+                tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+            }
+        }
     }
     let loader = Loader::new(inputs, resolution, strategy, identity.cloned());
     let plan = loader.first_plan(resolution);
     let mut journal = open_journal(resolution)?;
     greet(&mut journal, resolution, strategy);
+    let fd_limit = raise_fd_limit();
     let address = sockets::resolve(&config.host, config.port)?;
     let sockets = Sockets::open(
         address,
@@ -182,25 +200,33 @@ fn serve(
     )?;
     pid_file.write()?;
     say_started(&mut journal, resolution, strategy);
-    let fd_limit = raise_fd_limit();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
     let notify = notify_directory(identity);
-    let setup = Setup {
-        plan,
-        loader,
-        sockets,
-        signals,
-        notify,
-        journal,
-        state_file: StateFile::new(state_file.clone()),
-        fd_limit,
-    };
+    let setup =
+        Setup { plan, loader, sockets, signals, notify, journal, state_file: StateFile::create(&state_file), fd_limit };
     let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
     let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
+    end_adopted();
     // Nothing of a manager that stopped in order is of use to the next one.
     let _ = std::fs::remove_file(&state_file);
     Ok((code, Some((journal, cause))))
+}
+
+/// Ends what workers have left to this subreaper: descendants that went their own way.
+fn end_adopted() {
+    let me = std::process::id().cast_signed();
+    loop {
+        let adopted = crate::procinfo::children(me);
+        if adopted.is_empty() {
+            return;
+        }
+        for pid in adopted {
+            // A child of this process that nobody else reaps: the number is its own.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            crate::reaper::discard(pid);
+        }
+    }
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

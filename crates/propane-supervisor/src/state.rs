@@ -1,14 +1,18 @@
 //! What the next start needs to know if this manager is killed: whom it has started (DESIGN §3, "No orphans").
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use procfs::process::Process;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::procinfo::{self, ProcessId};
@@ -19,44 +23,67 @@ const FORMAT: &str = "propane-state/1";
 /// The variable by which a process is known to be somebody's worker.
 pub(crate) const MANAGER_PID_VARIABLE: &str = "ARLEN_PROPANE_PID";
 
+/// No state of a thousand workers comes near; a bound, because the file may be anything.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a killed process may take to let its sockets go.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The children of a manager. Each leads a process group that its pid names.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
     format: String,
     boot_id: String,
-    /// The manager's pid.
-    pub(crate) manager_pid: u32,
+    /// The manager.
+    manager: ProcessId,
     /// Where its notify sockets are.
-    pub(crate) notify_directory: Option<PathBuf>,
+    notify_directory: Option<PathBuf>,
     /// The children.
-    pub(crate) workers: Vec<ProcessId>,
+    workers: Vec<ProcessId>,
 }
 
 impl State {
     /// The state of this manager.
     pub(crate) fn new(notify_directory: Option<PathBuf>, workers: Vec<ProcessId>) -> Self {
-        let boot_id = procinfo::boot_id().unwrap_or_default();
-        Self { format: FORMAT.to_owned(), boot_id, manager_pid: std::process::id(), notify_directory, workers }
+        let pid = std::process::id().cast_signed();
+        Self {
+            format: FORMAT.to_owned(),
+            boot_id: procinfo::boot_id().unwrap_or_default(),
+            manager: procinfo::identify(pid).unwrap_or(ProcessId { pid, start_time: 0 }),
+            notify_directory,
+            workers,
+        }
     }
 }
 
-/// The file beside the pid file: `propane.pid` -> `propane.state.json`.
+/// The file beside the pid file: `propane.pid` -> `propane.state.json`, and every other name as a whole, so that no two
+/// pid files share one.
 pub(crate) fn path_for(pid_file: &Path) -> PathBuf {
-    pid_file.with_extension("state.json")
+    if pid_file.extension() == Some(OsStr::new("pid")) {
+        return pid_file.with_extension("state.json");
+    }
+    let mut name = pid_file.as_os_str().to_owned();
+    name.push(".state.json");
+    name.into()
 }
 
-/// The file of a running manager, written when its children have changed.
+/// The file of a running manager, written when its children have changed. In place, and never made shorter: replacing a
+/// file that was just written can wait for the disk (seconds on a busy one), and the manager waits for nobody.
 #[derive(Debug)]
 pub(crate) struct StateFile {
-    path: PathBuf,
+    file: Option<File>,
+    length: usize,
     stale: bool,
-    failed: bool,
 }
 
 impl StateFile {
-    /// The file at `path`, which is not written yet.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, stale: false, failed: false }
+    /// Creates the file. A manager that cannot have it goes on without, and says so: only the next start misses it.
+    pub(crate) fn create(path: &Path) -> Self {
+        let file = create_private(path);
+        if let Err(error) = &file {
+            tracing::warn!("cannot write {}: {error}", path.display());
+        }
+        Self { file: file.ok(), length: 0, stale: false }
     }
 
     /// Notes that the children have changed.
@@ -64,28 +91,21 @@ impl StateFile {
         self.stale = true;
     }
 
-    /// Writes the file if it is out of date. A manager that cannot write it goes on without, and says so once: only the
-    /// next start misses it.
+    /// Writes the file if it is out of date.
     pub(crate) fn save_if_stale(&mut self, state: impl FnOnce() -> State) {
         if !std::mem::take(&mut self.stale) {
             return;
         }
-        let saved = save(&self.path, &state());
-        if let Err(error) = &saved
-            && !self.failed
-        {
-            tracing::warn!("cannot write {}: {error}", self.path.display());
+        let Some(file) = &self.file else { return };
+        let mut bytes = serde_json::to_vec(&state()).unwrap_or_default();
+        // Blanks after the value are none of a reader's business.
+        bytes.resize(bytes.len().max(self.length), b' ');
+        self.length = bytes.len();
+        if let Err(error) = file.write_all_at(&bytes, 0) {
+            tracing::warn!("cannot write the state file: {error}");
+            self.file = None;
         }
-        self.failed = saved.is_err();
     }
-}
-
-/// Writes the file so that a reader finds the old or the new one whole.
-fn save(path: &Path, state: &State) -> io::Result<()> {
-    let scratch = path.with_extension("json.new");
-    let mut file = create_private(&scratch)?;
-    file.write_all(&serde_json::to_vec(state)?)?;
-    fs::rename(&scratch, path)
 }
 
 /// Creates a file that only its owner can read, following no symlink; a leftover of the same name is replaced.
@@ -100,53 +120,86 @@ fn create_private(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Kills what a killed manager has left behind, and returns whom. To be called with the pid file's lock held, so that
-/// the manager that wrote the file is surely gone.
-pub(crate) fn clear_leftovers(path: &Path) -> Vec<i32> {
-    let state = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
-    let Some(state) = state.filter(|state| state.format == FORMAT) else { return Vec::new() };
-    if procinfo::boot_id().is_none_or(|boot_id| boot_id != state.boot_id) {
-        return Vec::new();
+/// What a manager before this one has left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// These processes, which are killed now.
+    Cleared(Vec<i32>),
+    /// Itself: it runs, although its pid file is gone.
+    Running(i32),
+}
+
+/// Kills what a killed manager has left behind, and waits until it is gone.
+pub(crate) fn clear_leftovers(path: &Path) -> Before {
+    let Some(state) = read(path) else { return Before::Cleared(Vec::new()) };
+    if procinfo::is_alive(state.manager) {
+        return Before::Running(state.manager.pid);
     }
     if let Some(directory) = state.notify_directory.as_deref().filter(|directory| is_notify_directory(directory)) {
         // Best effort: it holds sockets that nobody listens on.
         let _ = fs::remove_dir_all(directory);
     }
-    kill_members(&state)
+    let everybody = procfs::process::all_processes().into_iter().flatten().flatten();
+    let killed: Vec<_> = everybody.filter_map(|process| kill_leftover(&process, &state)).collect();
+    wait_for_all(killed.iter().map(|(_, pidfd)| pidfd).collect());
+    Before::Cleared(killed.into_iter().map(|(pid, _)| pid).collect())
+}
+
+/// The state of another manager of this boot, if that is what the file is. Only a regular file of this user's counts,
+/// because what it says will be killed.
+fn read(path: &Path) -> Option<State> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.uid() != Uid::effective().as_raw() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    let state = serde_json::from_slice::<State>(&bytes).ok()?;
+    (state.format == FORMAT && procinfo::boot_id().is_some_and(|boot_id| boot_id == state.boot_id)).then_some(state)
 }
 
 fn is_notify_directory(directory: &Path) -> bool {
+    let is_ours = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == Uid::effective().as_raw();
     directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("propane-"))
-        && fs::symlink_metadata(directory).is_ok_and(|metadata| metadata.is_dir())
+        && fs::symlink_metadata(directory).is_ok_and(is_ours)
 }
 
-fn kill_members(state: &State) -> Vec<i32> {
-    let everybody = procfs::process::all_processes().into_iter().flatten().flatten();
-    everybody.filter(|process| is_leftover(process, state)).filter_map(|process| kill(process.pid())).collect()
+/// Kills a process if it is a leftover. The pidfd is opened first, so that what was looked at is what is killed.
+fn kill_leftover(process: &Process, state: &State) -> Option<(i32, OwnedFd)> {
+    let pidfd = pidfd_open(Pid::from_raw(process.pid())?, PidfdFlags::empty()).ok()?;
+    if !is_leftover(process, state) {
+        return None;
+    }
+    pidfd_send_signal(&pidfd, Signal::KILL).ok()?;
+    Some((process.pid(), pidfd))
 }
 
-/// Whether a process belongs to a recorded group: same group number, not older than the group's leader, and told by
-/// its environment that it is that manager's.
+/// A recorded child, or a process that is told by its environment that it is that manager's and is younger than it.
 fn is_leftover(process: &Process, state: &State) -> bool {
-    let Ok(stat) = process.stat() else { return false };
-    let recorded = state.workers.iter().find(|leader| leader.pid == stat.pgrp);
-    let is_of_group = recorded.is_some_and(|leader| {
-        if stat.pid == leader.pid { stat.starttime == leader.start_time } else { stat.starttime >= leader.start_time }
-    });
-    is_of_group && is_worker_of(process, state.manager_pid)
+    let Some(id) = procinfo::identify(process.pid()) else { return false };
+    let is_descendant = || id.start_time >= state.manager.start_time && is_worker_of(process, state.manager.pid);
+    id.pid != std::process::id().cast_signed() && (state.workers.contains(&id) || is_descendant())
 }
 
-fn is_worker_of(process: &Process, manager_pid: u32) -> bool {
-    let told = |environment: std::collections::HashMap<std::ffi::OsString, std::ffi::OsString>| {
-        environment.get(std::ffi::OsStr::new(MANAGER_PID_VARIABLE)).is_some_and(|pid| *pid == *manager_pid.to_string())
+fn is_worker_of(process: &Process, manager: i32) -> bool {
+    let told = |environment: std::collections::HashMap<OsString, OsString>| {
+        environment.get(OsStr::new(MANAGER_PID_VARIABLE)).is_some_and(|pid| *pid == *manager.to_string())
     };
     process.environ().is_ok_and(told)
 }
 
-fn kill(pid: i32) -> Option<i32> {
-    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let signal = rustix::process::Signal::from_named_raw(Signal::SIGKILL as i32)?;
-    pidfd_send_signal(pidfd, signal).ok().map(|()| pid)
+/// Waits for processes to end, for a bounded time: one that hangs in the kernel must not keep the next manager off.
+fn wait_for_all(mut pidfds: Vec<&OwnedFd>) {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    while let Some(pidfd) = pidfds.pop() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).ok();
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        // An interruption only means that the rest is waited for a little less.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
 }
 
 #[cfg(test)]
@@ -159,22 +212,67 @@ mod tests {
     fn the_file_is_private_and_reads_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = path_for(&directory.path().join("propane.pid"));
-        let state = State::new(None, vec![ProcessId { pid: 7, start_time: 8 }]);
-        for _ in 0..2 {
-            save(&path, &state).unwrap();
+        let mut file = StateFile::create(&path);
+        let state = |workers: &[ProcessId]| State::new(None, workers.to_vec());
+        let child = ProcessId { pid: 7, start_time: 8 };
+        for workers in [[child; 9].as_slice(), &[child], &[], &[child]] {
+            file.touch();
+            file.save_if_stale(|| state(workers));
         }
-        assert_eq!(path.file_name().unwrap(), "propane.state.json");
+        let state = state(&[child]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(serde_json::from_slice::<State>(&fs::read(&path).unwrap()).unwrap(), state);
     }
 
     #[test]
-    fn a_process_that_only_has_the_number_is_left_alone() {
+    fn no_two_pid_files_share_a_state_file() {
+        for (pid_file, expected) in [
+            ("/run/web.pid", "/run/web.state.json"),
+            ("/run/web.1", "/run/web.1.state.json"),
+            ("/run/x", "/run/x.state.json"),
+        ] {
+            assert_eq!(path_for(Path::new(pid_file)), Path::new(expected));
+        }
+    }
+
+    fn write(path: &Path, state: &State) {
+        fs::write(path, serde_json::to_vec(state).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_manager_that_lives_is_found_without_its_pid_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("propane.state.json");
-        let me = procinfo::identify(std::process::id().cast_signed()).unwrap();
-        save(&path, &State::new(None, vec![me, ProcessId { start_time: 0, ..me }])).unwrap();
-        assert_eq!(clear_leftovers(&path), Vec::<i32>::new(), "no variable says that we are a worker");
+        write(&path, &State::new(None, Vec::new()));
+        assert_eq!(clear_leftovers(&path), Before::Running(std::process::id().cast_signed()));
+    }
+
+    #[test]
+    fn only_children_of_the_dead_manager_are_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("propane.state.json");
+        let mut sleepers = [77, 78].map(|manager: i32| {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("1000").env(MANAGER_PID_VARIABLE, manager.to_string()).spawn().unwrap()
+        });
+        let id = |child: &std::process::Child| procinfo::identify(child.id().cast_signed()).unwrap();
+        let [told, other] = [id(&sleepers[0]), id(&sleepers[1])];
+        // The child may not have execed yet, and then its environment is still this process's.
+        while !is_worker_of(&Process::new(told.pid).unwrap(), 77)
+            || !is_worker_of(&Process::new(other.pid).unwrap(), 78)
+        {
+            std::thread::yield_now();
+        }
+        let reused = ProcessId { start_time: other.start_time + 1, ..other };
+        // Pid 77 may well exist; not with this start time.
+        let manager = ProcessId { pid: 77, start_time: told.start_time };
+        write(&path, &State { manager, ..State::new(None, vec![reused]) });
+        assert_eq!(clear_leftovers(&path), Before::Cleared(vec![told.pid]));
+        assert!(sleepers[1].try_wait().unwrap().is_none(), "the other one lives");
+        for sleeper in &mut sleepers {
+            let _ = sleeper.kill();
+            sleeper.wait().unwrap();
+        }
     }
 
     #[test]
@@ -183,7 +281,7 @@ mod tests {
         let path = directory.path().join("propane.state.json");
         for text in ["", "{}", "[1]", "{\"format\":\"propane-state/9\"}"] {
             fs::write(&path, text).unwrap();
-            assert_eq!(clear_leftovers(&path), Vec::<i32>::new(), "{text}");
+            assert_eq!(clear_leftovers(&path), Before::Cleared(Vec::new()), "{text}");
         }
     }
 }

@@ -116,7 +116,7 @@ fn a_failed_preparation_ends_the_start_with_its_status() {
     let root = app.path("framework");
     let (code, stdout, stderr) = app.run(&["--framework-root", root.to_str().unwrap()]);
     assert_eq!(code, 42, "{stdout}{stderr}");
-    assert!(stderr.contains("propane: error: app prepare step failed; see"), "{stderr}");
+    assert!(stderr.contains("propane: app prepare step failed; see"), "{stderr}");
     assert_eq!(app.control_files(), Vec::<String>::new());
 }
 

@@ -86,12 +86,45 @@ fn a_closed_stdout_is_survived() {
 }
 
 #[test]
+fn notify_sockets_that_were_cleaned_away_are_made_anew() {
+    let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
+    let mut command = app.command(&[]);
+    let temporary = app.path("tempdir");
+    fs::create_dir(&temporary).unwrap();
+    command.env("TMPDIR", &temporary);
+    let manager = crate::support::Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    for entry in fs::read_dir(&temporary).unwrap().flatten() {
+        fs::remove_dir_all(entry.path()).unwrap();
+    }
+    kill(Pid::from_raw(manager.children()[0]), Signal::SIGKILL).unwrap();
+    let ready = manager.wait_for_nth("event=worker_ready", 2);
+    assert!(ready.contains("proof=notified"), "{ready}");
+    manager.stop();
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn a_descendant_that_went_its_own_way_ends_with_the_manager() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let job = "setsid sh -c 'echo $$ > own.new; mv own.new own; exec sleep 1004' & exec sleep 1005";
+    let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
+    let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
+    manager.stop();
+    wait_gone(own);
+}
+
+#[test]
 fn orphans_of_workers_are_reaped() {
     let app = App::new("propaneAccessories = { workerCount = 1; };");
-    // Each round leaves a grandchild that leaves the group, ends later, and is nobody's but the manager's to reap.
-    let job = "setsid sh -c 'sleep 0.1' & setsid sh -c 'exit 3' & exec sleep 1000";
+    // A grandchild that has left the group, whose parent is gone, and that ends when it is told to.
+    let job = "(setsid sh -c 'echo $$ > stray; read x < go; kill -36 $$' &); exec sleep 1000";
+    assert!(std::process::Command::new("mkfifo").arg(app.path("go")).status().unwrap().success());
     let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
-    eventually("the reaping", || (manager.children().len() == 2).then_some(()));
+    let stray: i32 = eventually("a stray", || fs::read_to_string(app.path("stray")).ok()?.trim().parse().ok());
+    eventually("its adoption", || manager.children().contains(&stray).then_some(()));
+    app.write("go", "\n");
+    eventually("the reaping", || (!manager.children().contains(&stray)).then_some(()));
     manager.stop();
 }
 

@@ -45,6 +45,47 @@ fn a_killed_worker_is_replaced_in_its_slot() {
 }
 
 #[test]
+fn a_worker_that_dies_of_a_real_time_signal_is_replaced_too() {
+    let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
+    let manager = app.start_ready(&[]);
+    let pid = manager.children()[0].to_string();
+    assert!(std::process::Command::new("kill").args(["-35", &pid]).status().unwrap().success());
+    let exit = manager.wait_for("event=worker_exited");
+    assert_eq!((field(&exit, "status"), field(&exit, "exit_reason")), ("163", "signal_35"));
+    manager.wait_for_nth("event=worker_ready", 2);
+    manager.stop();
+}
+
+#[test]
+fn a_readiness_path_is_asked_of_each_worker_through_crash_and_reload() {
+    let app = App::new(
+        "propaneAccessories = { workerCount = 3; respawnDelayMs = 0; reloadOverlapSeconds = 0; readinessPath = \"/readyz\"; };",
+    );
+    let manager = app.start_ready(&[]);
+    kill(Pid::from_raw(manager.children()[0]), Signal::SIGKILL).unwrap();
+    manager.wait_for_nth("event=worker_ready", 4);
+    assert!(manager.reload(1).contains("manager_reload_completed"), "{}", manager.log());
+    manager.stop();
+}
+
+#[test]
+fn a_manager_started_with_blocked_signals_hears_them() {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    let app = App::new("propaneAccessories = { workerCount = 1; reloadOverlapSeconds = 0; };");
+    let mut command = app.command(&[]);
+    let block = || Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?);
+    #[expect(unsafe_code, reason = "sets the mask of the child and nothing else, which is a single system call")]
+    // SAFETY: sigprocmask is async-signal-safe (`signal-safety(7)`).
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, block);
+    }
+    let manager = crate::support::Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    assert!(manager.reload(1).contains("manager_reload_completed"));
+    manager.stop();
+}
+
+#[test]
 fn a_clean_exit_is_replaced_as_well() {
     let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
     let manager = app.start_ready(&[]);

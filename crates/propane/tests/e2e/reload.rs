@@ -153,13 +153,16 @@ fn a_switched_release_symlink_is_followed_by_the_reload_and_not_before() {
     };
     link("1");
     let current = app.path("current");
-    let pid_file = app.path("propane.pid");
-    let manager = app.start_ready(&["--app-root", current.to_str().unwrap(), "--pid-file", pid_file.to_str().unwrap()]);
+    let manager = app.start_ready(&["--app-root", current.to_str().unwrap()]);
     link("2");
     assert_eq!(manager.get("/").1, "1");
     assert!(manager.reload(1).contains("manager_reload_completed"));
     assert_eq!(manager.get("/").1, "2");
     manager.stop();
+    for release in ["1", "2"] {
+        let left = fs::read_dir(app.path(&format!("releases/{release}/tmp"))).into_iter().flatten().count();
+        assert_eq!(left, 0, "of release {release}");
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_second_manager_is_told_of_the_first_and_harms_nothing() {
     let (code, stdout, stderr) = app.run(&[]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     let pid_file = app.root().canonicalize().unwrap().join("tmp/propane.pid");
-    let expected = format!("already running with pid {} (pid file: {})", manager.pid(), pid_file.display());
+    let expected = format!("propane: already running with pid {} (pid file: {})", manager.pid(), pid_file.display());
     assert!(stderr.contains(&expected), "{expected} in {stderr}");
     assert_eq!(manager.get("/").0, 200);
     manager.stop();
@@ -84,6 +84,31 @@ fn of_two_managers_started_at_once_one_wins() {
         assert!(matches!(codes, [None, Some(1)] | [Some(1), None]), "{codes:?}");
         assert_eq!(get(app.address, "/").unwrap().0, 200);
     }
+}
+
+#[test]
+fn managers_with_pid_files_side_by_side_leave_each_other_alone() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let other = App::new("propaneAccessories = { workerCount = 1; };");
+    let pid_files = ["tmp/web.1", "tmp/web.2"].map(|name| app.path(name).to_str().unwrap().to_owned());
+    let first = app.start_ready(&["--pid-file", &pid_files[0]]);
+    let second = other.start_ready(&["--pid-file", &pid_files[1]]);
+    assert_eq!((first.get("/").0, second.get("/").0), (200, 200));
+    assert!(!first.log().contains("event=worker_exited"), "{}", first.log());
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn a_manager_whose_pid_file_was_cleaned_away_is_found_all_the_same() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = app.start_ready(&[]);
+    std::fs::remove_file(app.path("tmp/propane.pid")).unwrap();
+    let (code, _, stderr) = app.run(&[]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&format!("already running with pid {}", manager.pid())), "{stderr}");
+    assert_eq!(manager.get("/").0, 200);
+    manager.stop();
 }
 
 #[test]
