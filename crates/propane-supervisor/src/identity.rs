@@ -1,8 +1,9 @@
 //! As whom workers run: `runAsUser` and `runAsGroup`.
 
 use std::ffi::CString;
+use std::io;
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
 
 use crate::spawn::Identity;
 
@@ -38,6 +39,16 @@ pub(crate) fn find(user: &str, group: &str) -> Result<Option<Identity>, Identity
     let uid = account.map_or_else(Uid::effective, |account| account.uid);
     let groups = groups.into_iter().map(Gid::as_raw).collect();
     Ok(Some(Identity { uid: uid.as_raw(), gid: gid.as_raw(), groups }))
+}
+
+/// Makes this process run as somebody else, for good: groups first, because each step needs the right that the last one
+/// gives up.
+pub(crate) fn take(identity: &Identity) -> io::Result<()> {
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
 }
 
 fn find_user(name: &str) -> Result<User, IdentityError> {

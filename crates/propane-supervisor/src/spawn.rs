@@ -2,8 +2,8 @@
 //!
 //! `std::process` is not used because it takes the slow fork path as soon as anything must happen between fork and exec,
 //! and passes blocked and ignored signals on. Here the child shares the manager's memory until it execs (`CLONE_VFORK`:
-//! the manager stands still meanwhile), so the cost does not grow with the manager, and a failure is told through that
-//! memory. What the child does, and in which order, is LINUX-NOTES §4.
+//! the manager stands still meanwhile), so the cost does not grow with the manager's memory, and a failure is told through
+//! that memory. What the child has to do is in LINUX-NOTES §4.
 #![expect(
     unsafe_code,
     reason = "clone and what runs between it and exec have no safe form; each block says why it holds"

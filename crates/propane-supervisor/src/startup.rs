@@ -326,6 +326,9 @@ fn become_worker(plan: &Plan) -> StartError {
         invocation.env.remove(OsStr::new(name));
     }
     let program = invocation.program.display().to_string();
+    if let Err(error) = plan.identity.as_ref().map_or(Ok(()), identity::take) {
+        return StartError::Exec { program, error };
+    }
     let argv0 = invocation.argv.first().cloned().unwrap_or_default();
     let error = Command::new(&invocation.program)
         .arg0(argv0)

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     if let Some((first, rest)) = words.split_first()
         && first == WORKER
     {
+        // Executed as /proc/self/exe, it would be called "exe" in process lists. Only a name: a refusal changes nothing.
+        let _ = nix::sys::prctl::set_name(c"propane");
         return propane_worker::embedded::main(rest.iter().cloned());
     }
     let request = match cli::parse(&words) {
