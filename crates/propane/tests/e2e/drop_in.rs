@@ -104,8 +104,12 @@ fn an_app_with_sources_is_prepared_first() {
     let root = app.path("framework");
     let manager = app.start(&["--framework-root", root.to_str().unwrap(), "--workers", "1"]);
     manager.wait_for("event=worker_started");
-    let words = fs::read_to_string(format!("/proc/{}/environ", manager.children()[0])).unwrap();
-    assert!(words.contains(&format!("ARLEN_FRAMEWORK_ROOT={}", root.canonicalize().unwrap().display())), "{words}");
+    let variable = format!("ARLEN_FRAMEWORK_ROOT={}", root.canonicalize().unwrap().display());
+    // While a process execs, its environment is empty for a moment.
+    eventually("the worker's environment", || {
+        let environment = fs::read_to_string(format!("/proc/{}/environ", manager.children()[0])).unwrap();
+        environment.contains(&variable).then_some(())
+    });
     assert!(!manager.stop().contains("building"));
 }
 

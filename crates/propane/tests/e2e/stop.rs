@@ -4,16 +4,24 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{App, field};
+use crate::support::{App, Manager, eventually, field};
 
-/// A worker that says that it is ready, and does not care for TERM.
-const DEAF: &str = "propaneAccessories = { workerCount = 2; gracefulShutdownSeconds = 1; workerCommand = \"sh -c 'trap \\\"\\\" TERM; while :; do sleep 1000 & wait; done' {fd}\"; workerBootTimeoutSeconds = 600; };";
+/// Workers that do not care for TERM, and leave a file when that is so.
+const DEAF: &str = "propaneAccessories = { workerCount = 2; gracefulShutdownSeconds = 1; workerCommand = \"sh -c 'trap \\\"\\\" TERM; echo > up.$ARLEN_WORKER_ID; while :; do sleep 1000 & wait; done' {fd}\"; workerBootTimeoutSeconds = 600; };";
+
+/// Starts deaf workers, and waits until they are.
+fn start_deaf(app: &App) -> Manager {
+    let manager = app.start(&[]);
+    for up in ["up.0", "up.1"] {
+        eventually(up, || app.path(up).exists().then_some(()));
+    }
+    manager
+}
 
 #[test]
 fn who_ignores_term_is_killed_after_the_grace_time() {
     let app = App::new(DEAF);
-    let mut manager = app.start(&[]);
-    manager.wait_for_nth("event=worker_started", 2);
+    let mut manager = start_deaf(&app);
     let began = Instant::now();
     manager.signal(Signal::SIGTERM);
     assert_eq!(manager.wait_exit().code(), Some(0), "the end of the grace time is an orderly end");
@@ -29,8 +37,7 @@ fn a_second_term_and_quit_are_immediate() {
         [(Signal::SIGTERM, Some(Signal::SIGTERM)), (Signal::SIGINT, Some(Signal::SIGINT)), (Signal::SIGQUIT, None)]
     {
         let app = App::new(&DEAF.replace("gracefulShutdownSeconds = 1", "gracefulShutdownSeconds = 600"));
-        let mut manager = app.start(&[]);
-        manager.wait_for_nth("event=worker_started", 2);
+        let mut manager = start_deaf(&app);
         manager.signal(first);
         manager.wait_for("event=manager_stopping");
         if let Some(second) = second {
