@@ -49,6 +49,11 @@ impl Child {
         self.notify.as_ref()
     }
 
+    /// Whether it has not been reaped.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.reaped
+    }
+
     /// Whether it is an HTTP worker.
     pub(crate) fn serves_http(&self) -> bool {
         self.role == Role::Http

@@ -14,7 +14,7 @@ use propane_core::{
     Action, Event, Generation, Proof, Report, Role, ShutdownCause, SpawnError, StopSignal, Supervisor, Time, WorkerId,
 };
 
-use crate::children::{Birth, Children};
+use crate::children::{Birth, Child, Children};
 use crate::collision;
 use crate::journal::Journal;
 use crate::notify::{NotifyDirectory, NotifySocket};
@@ -279,6 +279,8 @@ impl Driver {
         }
         if let Some((status, group_alive)) = self.children.reap(worker) {
             self.readiness.forget(worker);
+            // Before anything is said of it: whoever comes from here on shall find a worker.
+            self.steer();
             self.tell_of_collision(worker);
             self.inbox.push_back(Event::Exited { worker, status, group_alive });
         }
@@ -320,7 +322,7 @@ impl Driver {
     fn tell_of_collision(&mut self, dead: WorkerId) {
         let binds_by_itself = !self.sockets.are_inherited();
         let was_ready = self.core.worker(dead).is_none_or(propane_core::Worker::was_ready);
-        let is_http = self.children.get(dead).is_some_and(crate::children::Child::serves_http);
+        let is_http = self.children.get(dead).is_some_and(Child::serves_http);
         if self.collision_told || !binds_by_itself || was_ready || !is_http || self.sockets.can_be_shared() {
             return;
         }
@@ -340,10 +342,12 @@ impl Driver {
         }
     }
 
-    /// Served slots, and those whose workers are asked for their readiness path: else nobody could answer there.
+    /// Slots with a worker that takes connections and is not known to be dead, and those whose workers are asked for their
+    /// readiness path: else nobody could answer there.
     fn reachable_slots(&self) -> BTreeSet<u32> {
-        let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
-        self.core.served_slots().into_iter().chain(asked).collect()
+        let alive = |worker: &WorkerId| self.children.get(*worker).is_some_and(Child::is_alive);
+        let served = self.core.serving_workers().filter(|(worker, _)| alive(worker)).map(|(_, slot)| slot);
+        served.chain(self.readiness.asked().map(|worker| self.children.facts(worker).slot)).collect()
     }
 
     fn save_state(&mut self) {

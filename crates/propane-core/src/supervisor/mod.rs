@@ -197,8 +197,13 @@ impl Supervisor {
 
     /// The HTTP slots in which a worker takes connections.
     pub fn served_slots(&self) -> BTreeSet<u32> {
-        let serves = |worker: &&Worker| worker.role == Role::Http && worker.is_ready();
-        self.workers.values().filter(serves).map(|worker| worker.slot).collect()
+        self.serving_workers().map(|(_, slot)| slot).collect()
+    }
+
+    /// The HTTP workers that take connections, with their slots.
+    pub fn serving_workers(&self) -> impl Iterator<Item = (WorkerId, u32)> {
+        let serves = |worker: &Worker| worker.role == Role::Http && worker.is_ready();
+        self.workers.iter().filter(move |(_, worker)| serves(worker)).map(|(id, worker)| (*id, worker.slot))
     }
 
     fn dispatch(&mut self, now: Time, event: Event) {
