@@ -71,6 +71,19 @@ pub enum Proof {
     Running,
 }
 
+/// The word by which lifecycle events name it.
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Notified => "notified",
+            Self::Listening => "listening",
+            Self::Accepting => "accepting",
+            Self::Unproven => "unproven",
+            Self::Running => "running",
+        })
+    }
+}
+
 /// Why a process could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnError {

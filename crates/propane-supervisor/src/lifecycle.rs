@@ -5,8 +5,8 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use propane_core::{
-    ExitStatus, FdSeverity, Proof, RecycleReason, ReloadFailure, Report, Role, Sample, ShutdownCause, StopReason,
-    StopSignal, WorkerId, fd_usage_percent,
+    ExitStatus, FdSeverity, RecycleReason, ReloadFailure, Report, Role, Sample, ShutdownCause, StopReason, StopSignal,
+    WorkerId, fd_usage_percent,
 };
 
 /// What a report does not know of a worker.
@@ -160,7 +160,7 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
             }
             Report::WorkerReady { worker, after, proof } => {
                 let (line, facts) = self.worker_line("worker_ready", *worker);
-                with_place(line.field("proof", proof_name(*proof)).millis("after_ms", *after), facts)
+                with_place(line.field("proof", proof).millis("after_ms", *after), facts)
             }
             Report::WorkerExited { worker, status, respawn_in } => {
                 let (line, facts) = self.worker_line("worker_exited", *worker);
@@ -289,16 +289,6 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn proof_name(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Notified => "notified",
-        Proof::Listening => "listening",
-        Proof::Accepting => "accepting",
-        Proof::Unproven => "unproven",
-        Proof::Running => "running",
-    }
-}
-
 fn shutdown_signal(cause: ShutdownCause) -> &'static str {
     match cause {
         ShutdownCause::Signal(StopSignal::Term) => "TERM",
@@ -347,7 +337,7 @@ fn with_fds(line: Line, sample: &Sample) -> Line {
 mod tests {
     use super::*;
 
-    use propane_core::{SpawnError, StartReason};
+    use propane_core::{Proof, SpawnError, StartReason};
 
     const WORKER: WorkerId = WorkerId(0);
     const JOB: WorkerId = WorkerId(1);

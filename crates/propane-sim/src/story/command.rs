@@ -179,7 +179,7 @@ fn show_worker_event(event: &Event) -> String {
         Event::HeartbeatReceived { worker } => format!("heartbeat {}", text::name(*worker)),
         Event::GroupEmptied { worker } => format!("group-emptied {}", text::name(*worker)),
         Event::BecameReady { worker, proof: Proof::Notified } => format!("ready {}", text::name(*worker)),
-        Event::BecameReady { worker, proof } => format!("{} {}", text::proof_name(*proof), text::name(*worker)),
+        Event::BecameReady { worker, proof } => format!("{} {}", proof, text::name(*worker)),
         Event::SpawnFailed { worker, error } => {
             let permanent = if error.permanent { "permanent " } else { "" };
             format!("spawn-failed {} {permanent}{}", text::name(*worker), error.message)

@@ -1,8 +1,6 @@
 //! Actions and reports as one line of text each.
 
-use propane_core::{
-    Action, ExitStatus, FdSeverity, Phase, Proof, ReloadFailure, Report, Role, Signal, Status, WorkerId,
-};
+use propane_core::{Action, ExitStatus, FdSeverity, Phase, ReloadFailure, Report, Role, Signal, Status, WorkerId};
 
 use super::units::show;
 
@@ -43,17 +41,6 @@ fn role_name(role: Role) -> &'static str {
     match role {
         Role::Http => "http",
         Role::Job => "job",
-    }
-}
-
-/// How a worker showed that it is ready.
-pub(crate) fn proof_name(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Notified => "notified",
-        Proof::Listening => "listening",
-        Proof::Accepting => "accepting",
-        Proof::Unproven => "unproven",
-        Proof::Running => "running",
     }
 }
 
@@ -120,7 +107,7 @@ fn worker_report(report: &Report) -> String {
             format!("{role} slot {slot}, generation {generation}, not started: {message}{again}")
         }
         Report::WorkerReady { worker, after, proof } => {
-            format!("{} ready: {}, after {}", name(*worker), proof_name(*proof), show(*after))
+            format!("{} ready: {}, after {}", name(*worker), proof, show(*after))
         }
         Report::WorkerExited { worker, status, respawn_in } => {
             format!("{} exited: {status}{}", name(*worker), again("respawn", *respawn_in))
