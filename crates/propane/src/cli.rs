@@ -10,8 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use propane_config::{Args, Flag, Kind, OPTIONS, SETTINGS, Setting, Shape};
 
-use crate::commands::config_check::CheckOptions;
-use crate::commands::config_print::PrintOptions;
+use crate::commands::{CONFIG, ConfigCommand};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -27,10 +26,8 @@ pub(crate) struct Request {
 pub(crate) enum Action {
     /// Be the manager.
     Run,
-    /// `config print`.
-    Print(PrintOptions),
-    /// `config check`.
-    Check(CheckOptions),
+    /// Answer one of the commands of `config`.
+    Config(Box<dyn ConfigCommand>),
 }
 
 const WORKER_ARGS: &str = "WORKER ARGS";
@@ -51,8 +48,7 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Request, clap::Error> {
     let matches = command().try_get_matches_from(program.iter().chain(words))?;
     let (path, innermost) = innermost(&matches);
     let action = match path.as_slice() {
-        ["config", "print"] => Action::Print(PrintOptions::of(innermost)),
-        ["config", "check"] => Action::Check(CheckOptions::of(innermost)),
+        ["config", name] => Action::Config(config_command(name, innermost)),
         _ => Action::Run,
     };
     let separator = words.iter().position(|word| word == "--");
@@ -90,8 +86,13 @@ fn config() -> Command {
         .about("Show or check the configuration")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(PrintOptions::command())
-        .subcommand(CheckOptions::command())
+        .subcommands(CONFIG.iter().map(|entry| (entry.command)().name(entry.name).args_override_self(true)))
+}
+
+fn config_command(name: &str, matches: &ArgMatches) -> Box<dyn ConfigCommand> {
+    // clap accepts no other names than these.
+    let entry = CONFIG.iter().find(|entry| entry.name == name).expect("a command of the list");
+    (entry.read)(matches)
 }
 
 /// The flag of a row. Switches may stand alone, and then mean yes.

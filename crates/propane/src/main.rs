@@ -33,13 +33,10 @@ fn main() -> ExitCode {
         Err(message) => return output::show_usage(&message),
     };
     let inputs = inputs(request.args);
-    let resolution = propane_config::load(&inputs);
-    let answer = match request.action {
-        Action::Run => return run::run(inputs, &resolution),
-        Action::Print(options) => commands::config_print::answer(&resolution, &options, output::colours()),
-        Action::Check(options) => commands::config_check::answer(&resolution, &options, output::colours()),
-    };
-    output::show(&answer)
+    match request.action {
+        Action::Run => run::run(inputs),
+        Action::Config(command) => output::show(&command.answer(&inputs, output::screen())),
+    }
 }
 
 /// The only place that reads the environment, the current directory and the host name.

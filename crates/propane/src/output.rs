@@ -14,19 +14,29 @@ pub(crate) struct Answer {
     pub(crate) status: u8,
 }
 
-/// Which of the two streams show colours.
+/// Where the answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Colours {
-    /// stdout does.
-    pub(crate) stdout: bool,
-    /// stderr does.
-    pub(crate) stderr: bool,
+pub(crate) struct Screen {
+    /// Where answers go.
+    pub(crate) stdout: Stream,
+    /// Where diagnostics go.
+    pub(crate) stderr: Stream,
+}
+
+/// One of the two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stream {
+    /// Somebody looks at it.
+    pub(crate) is_terminal: bool,
+    /// It shows colours.
+    pub(crate) coloured: bool,
 }
 
 /// Colours are for terminals, unless `NO_COLOR` holds anything.
-pub(crate) fn colours() -> Colours {
+pub(crate) fn screen() -> Screen {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    Colours { stdout: wanted && io::stdout().is_terminal(), stderr: wanted && io::stderr().is_terminal() }
+    let stream = |is_terminal| Stream { is_terminal, coloured: wanted && is_terminal };
+    Screen { stdout: stream(io::stdout().is_terminal()), stderr: stream(io::stderr().is_terminal()) }
 }
 
 /// Says it.

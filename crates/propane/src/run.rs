@@ -2,17 +2,18 @@
 
 use std::process::ExitCode;
 
-use propane_config::{Inputs, Resolution};
+use propane_config::Inputs;
 
 use crate::commands::problems;
 use crate::{exit, output};
 
 /// Runs the manager until it has stopped. Nothing is started while anything is wrong with the configuration.
-pub(crate) fn run(inputs: Inputs, resolution: &Resolution) -> ExitCode {
-    output::write_stderr(&problems(resolution, output::colours().stderr));
-    if let Some(code) = exit::of_start(resolution) {
+pub(crate) fn run(inputs: Inputs) -> ExitCode {
+    let resolution = propane_config::load(&inputs);
+    output::write_stderr(&problems(&resolution, output::screen().stderr.coloured));
+    if let Some(code) = exit::of_start(&resolution) {
         return ExitCode::from(code);
     }
     propane_supervisor::install_diagnostics();
-    ExitCode::from(propane_supervisor::run(inputs, resolution))
+    ExitCode::from(propane_supervisor::run(inputs, &resolution))
 }

@@ -1,41 +1,48 @@
 //! `propane config check`: everything that is wrong in any layer, at once.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use propane_config::{FileState, LayerInfo, Problem, Resolution};
+use propane_config::{FileState, Inputs, LayerInfo, Problem, Resolution};
 use serde::Serialize;
 
-use crate::commands::problems;
+use crate::commands::{ConfigCommand, format_arg, format_of, problems};
 use crate::exit;
-use crate::output::{Answer, Colours};
+use crate::output::{Answer, Screen};
 
 /// How to check.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CheckOptions {
+struct CheckOptions {
     /// Warnings are findings, too.
-    pub(crate) strict: bool,
-    /// For programs.
-    pub(crate) json: bool,
+    strict: bool,
+    /// The form.
+    format: Format,
 }
 
-impl CheckOptions {
-    pub(crate) fn command() -> Command {
-        Command::new("check")
-            .about("Check every layer of the configuration and say all that is wrong")
-            .args_override_self(true)
-            .arg(Arg::new("strict").long("strict").action(ArgAction::SetTrue).help("Fail on warnings, too"))
-            .arg(
-                Arg::new("format")
-                    .long("format")
-                    .value_name("FORMAT")
-                    .value_parser(["text", "json"])
-                    .default_value("text")
-                    .help("Form of the answer"),
-            )
-    }
+/// The forms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
 
-    pub(crate) fn of(matches: &ArgMatches) -> Self {
-        let json = matches.get_one::<String>("format").is_some_and(|format| format == "json");
-        Self { strict: matches.get_flag("strict"), json }
+const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+
+pub(super) fn command() -> Command {
+    Command::default()
+        .about("Check every layer of the configuration and say all that is wrong")
+        .arg(Arg::new("strict").long("strict").action(ArgAction::SetTrue).help("Fail on warnings, too"))
+        .arg(format_arg(FORMATS.map(|(name, _)| name)))
+}
+
+pub(super) fn read(matches: &ArgMatches) -> Box<dyn ConfigCommand> {
+    Box::new(CheckOptions { strict: matches.get_flag("strict"), format: format_of(matches, FORMATS) })
+}
+
+impl ConfigCommand for CheckOptions {
+    fn answer(&self, inputs: &Inputs, screen: Screen) -> Answer {
+        answer(&propane_config::load(inputs), self, screen)
     }
 }
 
@@ -50,8 +57,11 @@ struct Report<'r> {
 }
 
 /// The answer. It is never silent: it names the files that were read and ends with a count.
-pub(crate) fn answer(resolution: &Resolution, options: &CheckOptions, colours: Colours) -> Answer {
-    let stdout = if options.json { json(resolution) } else { text(resolution, colours.stdout) };
+fn answer(resolution: &Resolution, options: &CheckOptions, screen: Screen) -> Answer {
+    let stdout = match options.format {
+        Format::Text => text(resolution, screen.stdout.coloured),
+        Format::Json => json(resolution),
+    };
     let found = exit::of_command(resolution);
     let fails_on_warnings = options.strict && found == exit::FINE && !resolution.problems.is_empty();
     Answer { stdout, stderr: String::new(), status: if fails_on_warnings { exit::FOUND } else { found } }

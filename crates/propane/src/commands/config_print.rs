@@ -1,11 +1,11 @@
 //! `propane config print`: every value with where it came from and what it overrode.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use propane_config::{Origin, Resolution, ResolvedSetting, nearest};
+use propane_config::{Inputs, Origin, Resolution, ResolvedSetting, nearest};
 
-use crate::commands::{formats, problems};
+use crate::commands::{ConfigCommand, format_arg, format_of, formats, problems};
 use crate::exit;
-use crate::output::{Answer, Colours};
+use crate::output::{Answer, Screen};
 
 /// How to print.
 #[derive(Debug, Clone, Default)]
@@ -37,37 +37,31 @@ pub(crate) enum Format {
 const FORMATS: [(&str, Format); 4] =
     [("text", Format::Text), ("json", Format::Json), ("plist", Format::Plist), ("env", Format::Env)];
 
+pub(super) fn command() -> Command {
+    Command::default()
+        .about("Print the resolved configuration, with the origin of every value")
+        .arg(Arg::new("prefixes").value_name("KEY").num_args(0..).help("Only this key, or the keys of this group"))
+        .arg(flag("all").help("Also what was overridden, and where it stands"))
+        .arg(flag("changed").help("Only values that are not built-in defaults"))
+        .arg(format_arg(FORMATS.map(|(name, _)| name)))
+}
+
+pub(super) fn read(matches: &ArgMatches) -> Box<dyn ConfigCommand> {
+    Box::new(PrintOptions {
+        prefixes: matches.get_many("prefixes").into_iter().flatten().cloned().collect(),
+        all: matches.get_flag("all"),
+        changed: matches.get_flag("changed"),
+        format: format_of(matches, FORMATS),
+    })
+}
+
+impl ConfigCommand for PrintOptions {
+    fn answer(&self, inputs: &Inputs, screen: Screen) -> Answer {
+        answer(&propane_config::load(inputs), self, screen)
+    }
+}
+
 impl PrintOptions {
-    pub(crate) fn command() -> Command {
-        Command::new("print")
-            .about("Print the resolved configuration, with the origin of every value")
-            .args_override_self(true)
-            .arg(Arg::new("prefixes").value_name("KEY").num_args(0..).help("Only this key, or the keys of this group"))
-            .arg(flag("all").help("Also what was overridden, and where it stands"))
-            .arg(flag("changed").help("Only values that are not built-in defaults"))
-            .arg(
-                Arg::new("format")
-                    .long("format")
-                    .value_name("FORMAT")
-                    .value_parser(FORMATS.map(|(name, _)| name))
-                    .default_value("text")
-                    .help("Form of the answer"),
-            )
-    }
-
-    pub(crate) fn of(matches: &ArgMatches) -> Self {
-        let format = matches.get_one::<String>("format");
-        Self {
-            prefixes: matches.get_many("prefixes").into_iter().flatten().cloned().collect(),
-            all: matches.get_flag("all"),
-            changed: matches.get_flag("changed"),
-            format: FORMATS
-                .into_iter()
-                .find(|(name, _)| format.is_some_and(|format| format == name))
-                .map_or_else(Format::default, |(_, format)| format),
-        }
-    }
-
     /// Whether a key is asked for.
     pub(crate) fn wants(&self, key: &str) -> bool {
         self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| is_under(key, prefix))
@@ -84,7 +78,7 @@ pub(crate) fn is_under(key: &str, prefix: &str) -> bool {
 }
 
 /// The answer.
-pub(crate) fn answer(resolution: &Resolution, options: &PrintOptions, colours: Colours) -> Answer {
+fn answer(resolution: &Resolution, options: &PrintOptions, screen: Screen) -> Answer {
     if let Some(unknown) = options.prefixes.iter().find(|prefix| !exists(resolution, prefix)) {
         return Answer { stdout: String::new(), stderr: no_such_key(resolution, unknown), status: exit::UNKNOWN };
     }
@@ -93,13 +87,14 @@ pub(crate) fn answer(resolution: &Resolution, options: &PrintOptions, colours: C
     };
     let settings: Vec<_> = resolution.settings.iter().filter(is_wanted).collect();
     let stdout = match options.format {
-        Format::Text => formats::text(&settings, options.all, colours.stdout),
+        Format::Text => formats::text(&settings, options.all, screen.stdout.coloured),
         Format::Json => formats::json(resolution, &settings, options),
         Format::Plist => formats::plist(resolution, &settings, options),
         Format::Env => formats::env(&settings),
     };
     // The JSON form holds the problems itself.
-    let stderr = if options.format == Format::Json { String::new() } else { problems(resolution, colours.stderr) };
+    let stderr =
+        if options.format == Format::Json { String::new() } else { problems(resolution, screen.stderr.coloured) };
     Answer { stdout, stderr, status: exit::of_command(resolution) }
 }
 

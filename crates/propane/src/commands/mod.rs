@@ -1,10 +1,56 @@
-//! The commands that show the configuration. Each turns a resolution into an answer.
+//! The commands of `propane config`: each turns what propane was started with into an answer.
+//!
+//! A command is a file with its flags, what was asked for and the answer, and a row of [`CONFIG`].
 
-pub(crate) mod config_check;
-pub(crate) mod config_print;
+mod config_check;
+mod config_print;
 mod formats;
 
-use propane_config::{Resolution, report};
+use std::fmt::Debug;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Command};
+use propane_config::{Inputs, Resolution, report};
+
+use crate::output::{Answer, Screen};
+
+/// What was asked of a command.
+pub(crate) trait ConfigCommand: Debug {
+    /// The answer. A command that needs the configuration loads it here.
+    fn answer(&self, inputs: &Inputs, screen: Screen) -> Answer;
+}
+
+/// A command: its name, its flags, and how what was asked is read from them.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    pub(crate) command: fn() -> Command,
+    pub(crate) read: fn(&ArgMatches) -> Box<dyn ConfigCommand>,
+}
+
+/// The commands, in the order of `propane config --help`.
+pub(crate) static CONFIG: &[Entry] = &[
+    Entry { name: "print", command: config_print::command, read: config_print::read },
+    Entry { name: "check", command: config_check::command, read: config_check::read },
+];
+
+/// `--format`, the first form being the default.
+fn format_arg<const N: usize>(forms: [&'static str; N]) -> Arg {
+    Arg::new("format")
+        .long("format")
+        .value_name("FORMAT")
+        .default_value(forms[0])
+        .value_parser(PossibleValuesParser::new(forms))
+        .help("Form of the answer")
+}
+
+/// The form that was asked for.
+fn format_of<F: Copy + Default, const N: usize>(matches: &ArgMatches, forms: [(&str, F); N]) -> F {
+    let asked = matches.get_one::<String>("format");
+    forms
+        .into_iter()
+        .find(|(name, _)| asked.is_some_and(|asked| asked == name))
+        .map_or_else(F::default, |(_, form)| form)
+}
 
 /// All problems, each followed by an empty line.
 pub(crate) fn problems(resolution: &Resolution, coloured: bool) -> String {
