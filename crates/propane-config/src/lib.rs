@@ -20,6 +20,7 @@ mod problem;
 pub mod reference;
 pub mod report;
 mod resolve;
+pub mod saved;
 pub mod secrets;
 mod settings;
 mod source;

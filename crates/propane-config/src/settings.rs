@@ -58,7 +58,7 @@ pub enum Export {
 }
 
 /// What a reload does with a changed setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reload {
     /// Applies at once, to the running workers too.

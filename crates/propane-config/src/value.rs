@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::document::Content;
 use crate::names;
@@ -103,6 +104,16 @@ impl Kind {
         match self {
             Self::List => Ok(Value::List(text.split(',').map(|word| word.trim().to_owned()).collect())),
             _ => self.read_scalar(text),
+        }
+    }
+
+    /// A value that is typed already, if the setting can hold it.
+    pub(crate) fn accept(self, value: &Value) -> Result<Value, Misfit> {
+        match (self, value) {
+            (Self::List, Value::List(_)) | (Self::Bool, Value::Bool(_)) => Ok(value.clone()),
+            (Self::Int { .. }, Value::Int(number)) => self.read_scalar(&number.to_string()),
+            (Self::Text(_) | Self::Choice(_), Value::Text(text)) => self.read_scalar(text),
+            (_, other) => Err(Misfit::new(format!("found {other}"))),
         }
     }
 
@@ -223,7 +234,7 @@ fn read_word(content: &Content<'_>) -> Result<String, Misfit> {
 }
 
 /// The value as a message quotes it; long ones are cut, because a message is one line.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     const LONGEST: usize = 60;
     if text.chars().count() <= LONGEST {
         return format!("{text:?}");
@@ -255,5 +266,43 @@ impl Value {
             Self::Text(text) => text.clone(),
             Self::List(words) => words.join(","),
         }
+    }
+}
+
+/// By its JSON type, which tells all of them apart.
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a whole number, true, false, text or a list of texts")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Value, E> {
+        Ok(Value::Bool(on))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Int(number))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
+        let number = i64::try_from(number);
+        number.map(Value::Int).map_err(|_| E::custom("a number of more than 63 bits"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(items)).map(Value::List)
     }
 }

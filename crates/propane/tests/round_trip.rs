@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use propane_config::saved::{self, SavedOverride};
 use propane_config::{
     DefaultValue, Export, Inputs, Kind, SETTINGS, Setting, Shape, Value, load, openstep, worker_exports,
 };
@@ -78,6 +79,32 @@ proptest! {
         prop_assert_eq!(before.tree.get("appOwned"), again.tree.get("appOwned"));
         let names = |resolution| worker_exports(resolution).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         prop_assert_eq!(names(&before), names(&again), "workers get the same variables");
+    }
+
+    /// Saved as JSON, nothing of a resolution is lost: neither values nor origins, nor what lost.
+    #[test]
+    fn a_saved_document_reads_back(text in file(), above in file()) {
+        let root = app(&text);
+        fs::create_dir(root.path().join("config/environments")).unwrap();
+        fs::write(root.path().join("config/environments/production.plist"), above).unwrap();
+        let saved = saved::read(printed(root.path(), "json").as_bytes()).unwrap();
+        let before = resolve(root.path());
+        let is_the_hosts = |key: &str| {
+            matches!(key, "cluster.nodeID" | "frameworkRoot" | "appRoot" | "pidFile")
+        };
+        prop_assert_eq!(&saved.environment, &before.run.environment);
+        prop_assert_eq!(saved.settings.len(), before.settings.len());
+        for (saved, before) in saved.settings.iter().zip(&before.settings).filter(|(_, it)| !is_the_hosts(&it.key)) {
+            prop_assert_eq!((&saved.key, &saved.value, &saved.origin), (&before.key, &before.value, &before.origin));
+            prop_assert_eq!((saved.kind.as_str(), saved.secret, saved.reload), (before.kind, before.secret, before.reload));
+            let lost = before.overrides.iter();
+            let lost: Vec<_> =
+                lost.map(|it| SavedOverride { value: it.value.clone(), origin: it.origin.clone() }).collect();
+            prop_assert_eq!(&saved.overrides, &lost);
+        }
+        let mut config = saved.config().unwrap();
+        config.cluster.node_id.clone_from(&before.config.cluster.node_id);
+        prop_assert_eq!(config, before.config);
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use propane_config::saved::{self, SavedOverride, SavedSetting};
 use propane_config::secrets::{MASK, is_secret_key, mask_url_users, masked_tree};
 use propane_config::{
-    DefaultValue, Export, LayerInfo, Origin, Override, Problem, Reload, Resolution, ResolvedSetting, SETTINGS, Value,
-    openstep, setting,
+    DefaultValue, Export, LayerInfo, Origin, Override, Problem, Resolution, ResolvedSetting, SETTINGS, Value, openstep,
+    setting,
 };
 use serde::Serialize;
 
@@ -90,36 +91,18 @@ fn as_plist(value: &Value) -> String {
 struct Document<'r> {
     format: &'static str,
     environment: &'r str,
-    settings: Vec<JsonSetting<'r>>,
+    settings: Vec<SavedSetting>,
     problems: &'r [Problem],
     layers: &'r [LayerInfo],
     plist: serde_json::Value,
 }
 
-#[derive(Serialize)]
-struct JsonSetting<'r> {
-    key: &'r str,
-    value: Option<Value>,
-    #[serde(rename = "type")]
-    kind: &'r str,
-    origin: &'r Origin,
-    overrides: Vec<JsonOverride<'r>>,
-    secret: bool,
-    reload: Reload,
-}
-
-#[derive(Serialize)]
-struct JsonOverride<'r> {
-    value: Value,
-    origin: &'r Origin,
-}
-
 pub(super) fn json(resolution: &Resolution, settings: &[&ResolvedSetting], options: &PrintOptions) -> String {
     let wanted = selected(&masked_tree(&resolution.tree).0, "", options);
     to_json(&Document {
-        format: "propane-config/1",
+        format: saved::FORMAT,
         environment: &resolution.run.environment,
-        settings: settings.iter().map(|setting| json_setting(setting)).collect(),
+        settings: settings.iter().map(|setting| to_saved(setting)).collect(),
         problems: &resolution.problems,
         layers: &resolution.layers,
         plist: tree_to_json(&plist::Value::Dictionary(wanted)),
@@ -132,18 +115,15 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("the answer can be serialised") + "\n"
 }
 
-fn json_setting(setting: &ResolvedSetting) -> JsonSetting<'_> {
-    let lost = |lost: &'_ Override| shown(setting, &lost.value);
-    JsonSetting {
-        key: &setting.key,
+/// The setting as it may be saved: secrets masked.
+fn to_saved(setting: &ResolvedSetting) -> SavedSetting {
+    let lost = |lost: &Override| SavedOverride { value: shown(setting, &lost.value), origin: lost.origin.clone() };
+    SavedSetting {
+        key: setting.key.clone(),
         value: setting.value.as_ref().map(|value| shown(setting, value)),
-        kind: setting.kind,
-        origin: &setting.origin,
-        overrides: setting
-            .overrides
-            .iter()
-            .map(|over| JsonOverride { value: lost(over), origin: &over.origin })
-            .collect(),
+        kind: setting.kind.to_owned(),
+        origin: setting.origin.clone(),
+        overrides: setting.overrides.iter().map(lost).collect(),
         secret: setting.secret,
         reload: setting.reload,
     }
