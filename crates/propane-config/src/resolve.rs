@@ -11,7 +11,7 @@ use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
 use crate::options::{self, Options, RunOptions};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem, Severity};
-use crate::secrets::{has_url_user, is_secret_key};
+use crate::secrets::{MASK, has_url_user, is_secret_key, mask_url_users};
 use crate::settings::{Reload, ResolvedConfig, SETTINGS, Setting};
 use crate::source::Source;
 use crate::stack::Stack;
@@ -107,6 +107,24 @@ impl Resolution {
     /// A setting or option by its key.
     pub fn setting(&self, key: &str) -> Option<&ResolvedSetting> {
         self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+impl ResolvedSetting {
+    /// One of its values (the winner, or one that lost) as it may be shown.
+    pub fn shown(&self, value: &Value) -> Value {
+        match value {
+            _ if self.is_secret_by_key() => Value::Text(MASK.to_owned()),
+            Value::Text(text) => Value::Text(mask_url_users(text)),
+            Value::List(words) => Value::List(words.iter().map(|word| mask_url_users(word)).collect()),
+            Value::Int(_) | Value::Bool(_) => value.clone(),
+        }
+    }
+
+    /// Secret by its key, and not only because a URL in it names a user.
+    fn is_secret_by_key(&self) -> bool {
+        // A part that is no plain word stands in quotes.
+        self.secret && self.key.split(['.', '[']).any(|part| is_secret_key(part.trim_matches('"')))
     }
 }
 

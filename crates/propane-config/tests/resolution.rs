@@ -494,3 +494,15 @@ fn misspelt_variables_are_recognised() {
         assert_eq!(suggestion, meant.map(|meant| format!("did you mean {meant}?")).as_deref(), "{name}");
     }
 }
+
+#[test]
+fn a_secret_is_never_shown_however_its_key_is_written() {
+    let app = App::new("{ \"db password\" = hunter2; a = { \"b.token\" = hunter2; secret = { c = (hunter2); }; }; }");
+    let resolution = app.load();
+    let apps_own: Vec<_> = resolution.settings.iter().filter(|setting| setting.app).collect();
+    assert_eq!(apps_own.len(), 3);
+    for setting in apps_own {
+        let value = setting.value.as_ref().unwrap();
+        assert_eq!(setting.shown(value), Value::Text("***".to_owned()), "{}", setting.key);
+    }
+}

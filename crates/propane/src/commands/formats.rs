@@ -1,10 +1,11 @@
-//! The forms of `config print`. Every value goes through [`shown`] on its way out, so that no form can leak a secret.
+//! The forms of `config print`. Every value goes through [`ResolvedSetting::shown`] on its way out, so that no form can
+//! leak a secret.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use propane_config::saved::{self, SavedOverride, SavedSetting};
-use propane_config::secrets::{MASK, is_secret_key, mask_url_users, masked_tree};
+use propane_config::secrets::{MASK, masked_tree};
 use propane_config::{
     DefaultValue, Export, LayerInfo, Origin, Override, Problem, Resolution, ResolvedSetting, SETTINGS, Value, openstep,
     setting,
@@ -42,7 +43,7 @@ struct Row<'s> {
 }
 
 fn rows(setting: &ResolvedSetting, all: bool) -> Vec<Row<'_>> {
-    let value = setting.value.as_ref().map(|value| shown(setting, value));
+    let value = setting.value.as_ref().map(|value| setting.shown(value));
     let secret = if setting.secret { " (secret)" } else { "" };
     let note = match &value {
         Some(_) => format!("{}{secret}", setting.origin),
@@ -54,7 +55,7 @@ fn rows(setting: &ResolvedSetting, all: bool) -> Vec<Row<'_>> {
     let overrides = if all { setting.overrides.as_slice() } else { &[] };
     let losers = overrides.iter().map(|lost| Row {
         key: "",
-        value: as_plist(&shown(setting, &lost.value)),
+        value: as_plist(&setting.shown(&lost.value)),
         note: format!("  over {}", lost.origin),
     });
     std::iter::once(winner).chain(losers).collect()
@@ -62,21 +63,6 @@ fn rows(setting: &ResolvedSetting, all: bool) -> Vec<Row<'_>> {
 
 fn is_workers_own(printed: &ResolvedSetting) -> bool {
     setting(&printed.key).is_some_and(|row| row.default == DefaultValue::Workers)
-}
-
-/// The value as it may be shown.
-fn shown(setting: &ResolvedSetting, value: &Value) -> Value {
-    match value {
-        _ if is_secret(setting) => Value::Text(MASK.to_owned()),
-        Value::Text(text) => Value::Text(mask_url_users(text)),
-        Value::List(words) => Value::List(words.iter().map(|word| mask_url_users(word)).collect()),
-        other => other.clone(),
-    }
-}
-
-/// Secret by its key, and not only because a URL in it names a user.
-fn is_secret(setting: &ResolvedSetting) -> bool {
-    setting.secret && setting.key.split(['.', '[']).any(is_secret_key)
 }
 
 /// As a property list writes it; the mask stays as it is.
@@ -117,10 +103,10 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
 
 /// The setting as it may be saved: secrets masked.
 fn to_saved(setting: &ResolvedSetting) -> SavedSetting {
-    let lost = |lost: &Override| SavedOverride { value: shown(setting, &lost.value), origin: lost.origin.clone() };
+    let lost = |lost: &Override| SavedOverride { value: setting.shown(&lost.value), origin: lost.origin.clone() };
     SavedSetting {
         key: setting.key.clone(),
-        value: setting.value.as_ref().map(|value| shown(setting, value)),
+        value: setting.value.as_ref().map(|value| setting.shown(value)),
         kind: setting.kind.to_owned(),
         origin: setting.origin.clone(),
         overrides: setting.overrides.iter().map(lost).collect(),
@@ -209,7 +195,7 @@ fn plist_line(printed: &ResolvedSetting, name: &str) -> String {
     let is_unset = printed.origin == Origin::Builtin && row.is_some_and(|row| row.export == Export::WhenSet);
     let comment = if is_unset { "// " } else { "" };
     match &printed.value {
-        Some(value) => format!("{comment}{name} = {}; // {}\n", shown(printed, value), one_line(&printed.origin)),
+        Some(value) => format!("{comment}{name} = {}; // {}\n", printed.shown(value), one_line(&printed.origin)),
         None => format!("// {name} is each worker's own\n"),
     }
 }
@@ -248,7 +234,7 @@ pub(super) fn env(settings: &[&ResolvedSetting]) -> String {
         let Some(value) = &printed.value else { continue };
         let is_unset = printed.origin == Origin::Builtin && row.export == Export::WhenSet;
         let comment = if is_unset { "#" } else { "" };
-        let value = shown(printed, value).to_variable();
+        let value = printed.shown(value).to_variable();
         let _ = writeln!(out, "{comment}{variable}={}", shell_words::quote(&value));
     }
     out
