@@ -18,7 +18,7 @@ use crate::plan::{Invocation, Plan};
 use crate::procinfo::{self, ProcessId};
 use crate::program;
 use crate::reaper;
-use crate::spawn::{self, FdLimit, c_string};
+use crate::spawn::{self, Spawner, c_string};
 
 /// A process.
 #[derive(Debug)]
@@ -86,9 +86,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) role: Role,
     pub(crate) slot: u32,
     pub(crate) generation: Generation,
-    pub(crate) stdin: BorrowedFd<'a>,
     pub(crate) listener: Option<BorrowedFd<'a>>,
-    pub(crate) fd_limit: Option<FdLimit>,
     pub(crate) notify: Option<NotifySocket>,
 }
 
@@ -101,13 +99,13 @@ pub(crate) struct Children {
 
 impl Children {
     /// Starts a process.
-    pub(crate) fn start(&mut self, plan: &Plan, birth: Birth<'_>) -> Result<&Child, SpawnError> {
+    pub(crate) fn start(&mut self, spawner: &mut Spawner, plan: &Plan, birth: Birth<'_>) -> Result<&Child, SpawnError> {
         let Birth { worker, role, slot, generation, .. } = birth;
         let invocation = match role {
             Role::Http => plan.http_worker(slot, generation, birth.notify.as_ref().map(NotifySocket::path)),
             Role::Job => plan.job_worker(slot, generation),
         };
-        let pid = start_process(plan, &invocation, &birth)?;
+        let pid = start_process(spawner, plan, &invocation, &birth)?;
         let pidfd = match rustix::process::Pid::from_raw(pid.as_raw()).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
             Some(Ok(pidfd)) => pidfd,
             other => return Err(give_up(pid, other.and_then(Result::err))),
@@ -205,7 +203,12 @@ impl Children {
     }
 }
 
-fn start_process(plan: &Plan, invocation: &Invocation, birth: &Birth<'_>) -> Result<Pid, SpawnError> {
+fn start_process(
+    spawner: &mut Spawner,
+    plan: &Plan,
+    invocation: &Invocation,
+    birth: &Birth<'_>,
+) -> Result<Pid, SpawnError> {
     let path = invocation.env.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
     let program = program::find(&invocation.program, &plan.directory, path)
         .map_err(|error| SpawnError { permanent: true, message: error.to_string() })?;
@@ -217,15 +220,13 @@ fn start_process(plan: &Plan, invocation: &Invocation, birth: &Birth<'_>) -> Res
         env: invocation.env.iter().map(|pair| c_string(variable(pair))).collect(),
         wants_listen_pid: birth.listener.is_some() && plan.announces_socket(),
         directory: c_string(plan.directory.as_os_str().as_bytes()),
-        stdin: birth.stdin,
         listener: birth.listener,
-        fd_limit: birth.fd_limit,
         umask: plan.umask,
         identity: plan.identity.clone(),
     };
-    spawn::spawn(child).map_err(|failure| SpawnError {
+    spawner.spawn(child).map_err(|failure| SpawnError {
         permanent: failure.is_permanent(),
-        message: format!("cannot execute {shown}: {} ({:?})", failure.error, failure.step),
+        message: format!("{shown} in {}: {failure}", plan.directory.display()),
     })
 }
 

@@ -22,7 +22,8 @@ struct Stderr(Sink);
 
 impl io::Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(&String::from_utf8_lossy(bytes));
+        // Where standard error itself fails there is nowhere left to say so.
+        let _ = self.0.write(&String::from_utf8_lossy(bytes));
         Ok(bytes.len())
     }
 

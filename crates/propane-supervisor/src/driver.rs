@@ -4,9 +4,7 @@
 //! modules that this one calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +23,7 @@ use crate::readiness::{Expectation, Readiness};
 use crate::reload::Loader;
 use crate::signals::{Caught, Signals};
 use crate::sockets::Sockets;
-use crate::spawn::{FdLimit, Identity};
+use crate::spawn::{Identity, Spawner};
 use crate::state::{State, StateFile};
 
 /// How often a group whose leader is gone is looked at: its last process may not be a child of this manager, and then
@@ -41,7 +39,7 @@ pub(crate) struct Setup {
     pub(crate) notify: Option<NotifyDirectory>,
     pub(crate) journal: Journal,
     pub(crate) state_file: StateFile,
-    pub(crate) fd_limit: Option<FdLimit>,
+    pub(crate) spawner: Spawner,
 }
 
 /// The manager at work.
@@ -58,9 +56,8 @@ pub(crate) struct Driver {
     journal: Journal,
     inbox: VecDeque<Event>,
     epoch: Instant,
-    dev_null: File,
     state_file: StateFile,
-    fd_limit: Option<FdLimit>,
+    spawner: Spawner,
     collision_told: bool,
     exit: Option<(u8, ShutdownCause)>,
 }
@@ -84,9 +81,8 @@ impl Driver {
             journal: setup.journal,
             inbox: VecDeque::from([Event::BootRequested]),
             epoch: Instant::now(),
-            dev_null: File::open("/dev/null")?,
             state_file: setup.state_file,
-            fd_limit: setup.fd_limit,
+            spawner: setup.spawner,
             collision_told: false,
             exit: None,
         })
@@ -155,9 +151,8 @@ impl Driver {
             Role::Http => self.sockets.for_slot(slot).map_err(|error| passing("cannot listen", &error))?,
             Role::Job => None,
         };
-        let (stdin, fd_limit) = (self.dev_null.as_fd(), self.fd_limit);
-        let birth = Birth { worker, role, slot, generation, stdin, listener, fd_limit, notify };
-        let child = self.children.start(&plan, birth)?;
+        let birth = Birth { worker, role, slot, generation, listener, notify };
+        let child = self.children.start(&mut self.spawner, &plan, birth)?;
         self.state_file.touch();
         let watched = self.poller.add(child.pidfd(), Token::Exit(worker)).and_then(|()| match child.notify() {
             Some(socket) => self.poller.add(socket, Token::Notify(worker)),

@@ -31,7 +31,7 @@ impl Journal {
 
     /// A line for people.
     pub(crate) fn plain(&mut self, text: &str) {
-        self.stdout.write(&format!("propane: {text}\n"));
+        self.say(&format!("propane: {text}\n"));
     }
 
     /// The start of an event of the driver's own.
@@ -44,10 +44,18 @@ impl Journal {
         self.write_event(&line.finish());
     }
 
+    fn say(&mut self, line: &str) {
+        if let Some(error) = self.stdout.write(line) {
+            tell_trouble("standard output", &error);
+        }
+    }
+
     fn write_event(&mut self, line: &str) {
-        self.stdout.write(line);
-        if let Some((_, log)) = &mut self.log {
-            log.write(line);
+        self.say(line);
+        if let Some((path, log)) = &mut self.log
+            && let Some(error) = log.write(line)
+        {
+            tell_trouble(&format!("lifecycle log {}", path.display()), &error);
         }
     }
 
@@ -58,7 +66,7 @@ impl Journal {
             tracing::error!("{trouble}");
         }
         if let Some(plain) = lines.plain {
-            self.stdout.write(&plain);
+            self.say(&plain);
         }
         self.write_event(&lines.event);
         tell_service_manager(report);
@@ -85,6 +93,10 @@ impl Journal {
         let line = self.event("manager_log_reopened").field("signal", "USR1");
         self.write(line);
     }
+}
+
+fn tell_trouble(place: &str, error: &io::Error) {
+    tracing::warn!("cannot write to {place}: {error}; lines are dropped until that works again");
 }
 
 /// Tells the service manager where it stands. Without one there is no socket, and this does nothing; one that does not

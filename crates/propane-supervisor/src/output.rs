@@ -1,5 +1,6 @@
 //! Where the manager's lines go. Nothing here can stall the manager: writes never wait, what cannot be written is
-//! dropped, counted, and told of as soon as the way is free again.
+//! dropped, counted, and told of as soon as the way is free again; a place that fails for another reason than a slow
+//! reader is told of at once, because it may never be free again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(crate) struct Sink {
     target: Target,
     dropped: u64,
+    in_trouble: bool,
 }
 
 /// What kind of file a sink writes to, which decides how a write is kept from waiting.
@@ -32,9 +34,13 @@ enum Target {
 }
 
 impl Sink {
-    /// The manager's standard output (1) or standard error (2).
+    /// The manager's standard output or standard error.
     pub(crate) fn standard(fd: impl AsFd) -> Self {
-        Self { target: target_of(&fd).unwrap_or(Target::Nowhere), dropped: 0 }
+        Self::of(target_of(&fd).unwrap_or(Target::Nowhere))
+    }
+
+    fn of(target: Target) -> Self {
+        Self { target, dropped: 0, in_trouble: false }
     }
 
     /// A file that is appended to and never truncated.
@@ -48,22 +54,27 @@ impl Sink {
             .mode(0o644)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)?;
-        Ok(Self { target: Target::File(file), dropped: 0 })
+        Ok(Self::of(Target::File(file)))
     }
 
-    /// Writes `line`, which ends with a newline, with one write(2), or drops it.
-    pub(crate) fn write(&mut self, line: &str) {
+    /// Writes `line`, which ends with a newline, with one write(2), or drops it. Returns the reason when trouble begins
+    /// that may never end. A slow reader is no such trouble: it finds a notice in its stream.
+    pub(crate) fn write(&mut self, line: &str) -> Option<io::Error> {
+        let error = self.write_with_notice(line).err()?;
+        self.dropped += 1;
+        let begins = error.kind() != io::ErrorKind::WouldBlock && !std::mem::replace(&mut self.in_trouble, true);
+        begins.then_some(error)
+    }
+
+    fn write_with_notice(&mut self, line: &str) -> io::Result<()> {
         if self.dropped > 0 {
             let notice = format!("propane: {} lines could not be written here and were dropped\n", self.dropped);
-            if self.target.write_once(notice.as_bytes()).is_err() {
-                self.dropped += 1;
-                return;
-            }
+            self.target.write_once(notice.as_bytes())?;
             self.dropped = 0;
         }
-        if self.target.write_once(line.as_bytes()).is_err() {
-            self.dropped += 1;
-        }
+        self.target.write_once(line.as_bytes())?;
+        self.in_trouble = false;
+        Ok(())
     }
 }
 
@@ -138,7 +149,7 @@ mod tests {
     fn a_full_pipe_that_cannot_be_opened_again_is_not_waited_for() {
         let (_reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
-        let mut sink = Sink { target: Target::Shared(file), dropped: 0 };
+        let mut sink = Sink::of(Target::Shared(file));
         for _ in 0..200 {
             sink.write(&format!("{}\n", "x".repeat(1023)));
         }
@@ -146,12 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_survived() {
+    fn a_place_that_fails_is_survived_and_told_of_once() {
         let (reader, writer) = io::pipe().unwrap();
-        let mut sink = Sink::standard(&writer);
         drop(reader);
-        sink.write("lost\n");
-        assert_eq!(sink.dropped, 1);
+        let closed = (Sink::standard(&writer), io::ErrorKind::BrokenPipe);
+        let full = (Sink::append(Path::new("/dev/full")).unwrap(), io::ErrorKind::StorageFull);
+        for (mut sink, expected) in [closed, full] {
+            assert_eq!(sink.write("lost\n").map(|error| error.kind()), Some(expected));
+            assert!(sink.write("lost\n").is_none());
+            assert_eq!(sink.dropped, 2);
+        }
     }
 
     #[test]

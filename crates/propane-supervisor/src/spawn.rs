@@ -10,13 +10,18 @@
 )]
 
 use std::ffi::CString;
+use std::fmt;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::{CloneFlags, clone};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup3};
 
 /// The descriptor under which a worker finds its socket (`sd_listen_fds(3)`).
 pub(crate) const LISTEN_FD: RawFd = 3;
@@ -35,13 +40,6 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
 }
 
-/// A soft and a hard limit on descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FdLimit {
-    pub(crate) soft: u64,
-    pub(crate) hard: u64,
-}
-
 /// Everything about a process that is to be started.
 pub(crate) struct Child<'a> {
     /// The file to execute.
@@ -54,12 +52,8 @@ pub(crate) struct Child<'a> {
     pub(crate) wants_listen_pid: bool,
     /// Its working directory.
     pub(crate) directory: CString,
-    /// What it reads from.
-    pub(crate) stdin: BorrowedFd<'a>,
     /// The socket that it gets as fd 3.
     pub(crate) listener: Option<BorrowedFd<'a>>,
-    /// The descriptor limit to restore.
-    pub(crate) fd_limit: Option<FdLimit>,
     /// The file mode mask, if not the manager's.
     pub(crate) umask: Option<u32>,
     /// As whom it runs, if not as the manager.
@@ -86,6 +80,22 @@ pub(crate) struct Failure {
     pub(crate) error: io::Error,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.step {
+            Step::Clone => "no process can be created",
+            Step::ProcessGroup => "no process group can be made",
+            Step::Directory => "its directory cannot be entered",
+            Step::Descriptors => "its descriptors cannot be arranged",
+            Step::Limits => "its descriptor limit cannot be set",
+            Step::Identity => "its user and groups cannot be taken on",
+            Step::ParentDeath => "it cannot be tied to the manager",
+            Step::Exec => "it cannot be executed",
+        };
+        write!(f, "{what}: {}", self.error)
+    }
+}
+
 impl Failure {
     /// Whether trying again cannot help.
     pub(crate) fn is_permanent(&self) -> bool {
@@ -105,17 +115,56 @@ impl Failure {
     }
 }
 
-/// Starts the process and returns its pid. It leads a process group of its own, has default signal dispositions and an
-/// empty mask, holds no descriptor but 0, 1, 2 and its socket, and dies with the manager.
-pub(crate) fn spawn(child: Child<'_>) -> Result<Pid, Failure> {
-    let mut prepared = Prepared::new(child);
+/// What every spawn needs. Made early, because its descriptors must be low: a child copies the manager's descriptors up
+/// to them and no others, so that a manager of a thousand workers spawns as fast as one of four, and also when no
+/// descriptor is free.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    /// What workers read from.
+    stdin: File,
+    /// Where a worker's socket is put for the time of its spawn.
+    seat: OwnedFd,
+    /// The soft descriptor limit that workers get.
+    fd_soft_limit: Option<u64>,
+}
+
+impl Spawner {
+    /// Takes the manager's soft descriptor limit as it is now for the workers'.
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd_soft_limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
+        let stdin = File::open("/dev/null")?;
+        let seat = stdin.try_clone()?.into();
+        Ok(Self { stdin, seat, fd_soft_limit })
+    }
+
+    /// Starts the process and returns its pid. It leads a process group of its own, has default signal dispositions and
+    /// an empty mask, holds no descriptor but 0, 1, 2 and its socket, and dies with the manager.
+    pub(crate) fn spawn(&mut self, child: Child<'_>) -> Result<Pid, Failure> {
+        // EBADF here means that the limit was lowered under the seat's own number.
+        let full = |errno| if errno == Errno::EBADF { Errno::EMFILE } else { errno };
+        let failed = |errno| Failure { step: Step::Descriptors, error: full(errno).into() };
+        if let Some(listener) = child.listener {
+            dup3(listener, &mut self.seat, OFlag::O_CLOEXEC).map_err(failed)?;
+        }
+        let has_listener = child.listener.is_some();
+        let spawned = start(Prepared::new(self, child));
+        if has_listener {
+            // A listener that lingered here would outlive its slot.
+            dup3(&self.stdin, &mut self.seat, OFlag::O_CLOEXEC).map_err(failed)?;
+        }
+        spawned
+    }
+}
+
+fn start(mut prepared: Prepared<'_>) -> Result<Pid, Failure> {
     let mut stack = vec![0u8; STACK_BYTES];
     let failed = |step, error| Failure { step, error };
     // A handler that ran in the child would run in the manager's memory.
     let mut mask = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))
         .map_err(|errno| failed(Step::Clone, errno.into()))?;
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // With CLONE_FILES the kernel copies no descriptors here; the child does, and only those that it keeps.
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK | CloneFlags::CLONE_FILES;
     // SAFETY: CLONE_VFORK keeps this thread still until the child has execed or exited, so `prepared` and `stack`
     // outlive the child's use of them and nobody else touches them. The manager has one thread. The callback makes
     // system calls only: no allocation, no lock, no panic.
@@ -136,6 +185,9 @@ pub(crate) fn spawn(child: Child<'_>) -> Result<Pid, Failure> {
 /// A child with every pointer that it needs made beforehand: between clone and exec nothing may be allocated.
 struct Prepared<'a> {
     child: Child<'a>,
+    stdin: RawFd,
+    seat: RawFd,
+    fd_soft_limit: Option<u64>,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     /// `LISTEN_PID=…`, whose digits the child writes.
@@ -145,7 +197,7 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(child: Child<'a>) -> Self {
+    fn new(spawner: &Spawner, child: Child<'a>) -> Self {
         let mut listen_pid = LISTEN_PID_ROOM.to_vec();
         listen_pid.push(0);
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
@@ -157,13 +209,14 @@ impl<'a> Prepared<'a> {
         }
         env.push(std::ptr::null());
         let manager = nix::unistd::getpid().as_raw();
-        Self { child, argv, env, listen_pid, manager, failure: None }
+        let (stdin, seat, fd_soft_limit) = (spawner.stdin.as_raw_fd(), spawner.seat.as_raw_fd(), spawner.fd_soft_limit);
+        Self { child, stdin, seat, fd_soft_limit, argv, env, listen_pid, manager, failure: None }
     }
 
     /// Runs in the child. Returns only if it failed.
     fn run_in_child(&mut self) -> isize {
         if let Err(step) = self.become_worker() {
-            self.failure = Some((step, nix::errno::Errno::last_raw()));
+            self.failure = Some((step, Errno::last_raw()));
         }
         // SAFETY: ends the child without running anything of the manager's.
         unsafe { libc::syscall(libc::SYS_exit_group, 127) };
@@ -183,27 +236,35 @@ impl<'a> Prepared<'a> {
         self.exec()
     }
 
-    /// fd 0 from `stdin`, fd 3 from `listener`, 1 and 2 as they are, nothing else.
+    /// fd 0 from `stdin`, fd 3 from the seat, 1 and 2 as they are, nothing else. Takes no new number, so that a full
+    /// table is no obstacle.
     fn arrange_descriptors(&self) -> Result<(), Step> {
-        let first_free = if self.child.listener.is_some() { LISTEN_FD + 1 } else { LISTEN_FD };
-        // SAFETY: see `become_worker`. The descriptor table is the child's own copy (no CLONE_FILES).
+        let has_listener = self.child.listener.is_some();
+        let first_free = if has_listener { LISTEN_FD + 1 } else { LISTEN_FD };
+        // SAFETY: see `become_worker`. The table is the manager's until the first call has made it the child's own.
         unsafe {
-            check(libc::dup2(self.child.stdin.as_raw_fd(), 0).into(), Step::Descriptors)?;
-            if let Some(listener) = &self.child.listener {
-                // Through another number, because dup2 onto itself would leave close-on-exec set.
-                let high = libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD, LISTEN_FD + 1);
-                check(high.into(), Step::Descriptors)?;
-                check(libc::dup2(high, LISTEN_FD).into(), Step::Descriptors)?;
+            close_from(self.stdin.max(self.seat) + 1, libc::CLOSE_RANGE_UNSHARE)?;
+            check(libc::dup2(self.stdin, 0).into(), Step::Descriptors)?;
+            if has_listener && self.seat == LISTEN_FD {
+                // dup2 onto itself would leave close-on-exec set.
+                check(libc::fcntl(LISTEN_FD, libc::F_SETFD, 0).into(), Step::Descriptors)?;
+            } else if has_listener {
+                check(libc::dup2(self.seat, LISTEN_FD).into(), Step::Descriptors)?;
             }
-            check(libc::syscall(libc::SYS_close_range, first_free, libc::c_uint::MAX, 0), Step::Descriptors)
+            close_from(first_free, 0)
         }
     }
 
+    /// The soft limit that the manager was started with, or the hard one where that was lowered meanwhile.
     fn restore_limits(&self) -> Result<(), Step> {
-        if let Some(FdLimit { soft, hard }) = self.child.fd_limit {
-            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-            // SAFETY: see `become_worker`.
-            check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }.into(), Step::Limits)?;
+        if let Some(soft) = self.fd_soft_limit {
+            // SAFETY: see `become_worker`; all-zero is a valid limit.
+            unsafe {
+                let mut limit = std::mem::zeroed::<libc::rlimit>();
+                check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit).into(), Step::Limits)?;
+                limit.rlim_cur = soft.min(limit.rlim_max);
+                check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into(), Step::Limits)?;
+            }
         }
         if let Some(mask) = self.child.umask {
             // SAFETY: umask cannot fail.
@@ -290,6 +351,15 @@ fn reset_dispositions() {
             )
         };
     }
+}
+
+/// Closes all descriptors from `first` on.
+///
+/// # Safety
+/// In the child only, which needs none of them.
+unsafe fn close_from(first: RawFd, flags: libc::c_uint) -> Result<(), Step> {
+    // SAFETY: a plain system call.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) }, Step::Descriptors)
 }
 
 fn check(result: libc::c_long, step: Step) -> Result<(), Step> {

@@ -20,7 +20,7 @@ use crate::prepare::{self, Outcome};
 use crate::reload::Loader;
 use crate::signals::Signals;
 use crate::sockets::{self, SocketError, Sockets};
-use crate::spawn::{FdLimit, Identity};
+use crate::spawn::{Identity, Spawner};
 use crate::state::{self, Before, StateFile};
 
 /// Why the manager does not run.
@@ -74,6 +74,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     let run = &resolution.run;
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
+    let spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
     let pid_path = settled(&run.pid_file);
     let mut pid_file = PidFile::lock(&pid_path)?;
@@ -94,7 +95,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         pid_file.remove();
         return Err(print_routes(inputs, resolution, strategy, identity));
     }
-    let outcome = serve(inputs, resolution, strategy, identity.as_ref(), signals, &mut pid_file);
+    let outcome = serve(inputs, resolution, strategy, identity.as_ref(), signals, spawner, &mut pid_file);
     // The log's last line is about a manager that has left nothing behind.
     pid_file.remove();
     let (code, farewell) = outcome?;
@@ -172,6 +173,7 @@ fn serve(
     strategy: Strategy,
     identity: Option<&Identity>,
     signals: Signals,
+    spawner: Spawner,
     pid_file: &mut PidFile,
 ) -> Result<(u8, Farewell), StartError> {
     let (config, run) = (&resolution.config, &resolution.run);
@@ -188,7 +190,7 @@ fn serve(
     let plan = loader.first_plan(resolution);
     let mut journal = open_journal(resolution)?;
     greet(&mut journal, resolution, strategy);
-    let fd_limit = raise_fd_limit();
+    raise_fd_limit();
     let address = sockets::resolve(&config.host, config.port)?;
     let sockets = Sockets::open(
         address,
@@ -204,7 +206,7 @@ fn serve(
         .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
     let notify = notify_directory(identity);
     let setup =
-        Setup { plan, loader, sockets, signals, notify, journal, state_file: StateFile::create(&state_file), fd_limit };
+        Setup { plan, loader, sockets, signals, notify, journal, state_file: StateFile::create(&state_file), spawner };
     let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
     let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
     end_adopted();
@@ -340,10 +342,10 @@ fn become_worker(plan: &Plan) -> StartError {
     StartError::Exec { program, error }
 }
 
-/// Lets the manager have as many descriptors as it may. Returns what it had before, which is the workers' due.
-fn raise_fd_limit() -> Option<FdLimit> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    // A manager that may not raise it has fewer slots to offer, and no other trouble.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    Some(FdLimit { soft, hard })
+/// Lets the manager have as many descriptors as it may. One that may not raise it has fewer slots to offer, and no other
+/// trouble.
+fn raise_fd_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }

@@ -6,6 +6,7 @@ mod drop_in;
 mod faults;
 mod hygiene;
 mod jobs;
+mod kernel;
 mod lifecycle;
 mod peers;
 mod reload;

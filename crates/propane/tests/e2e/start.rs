@@ -73,7 +73,7 @@ fn a_second_manager_is_told_of_the_first_and_harms_nothing() {
 
 #[test]
 fn of_two_managers_started_at_once_one_wins() {
-    for _ in 0..10 {
+    for _ in 0..100 {
         let app = App::new("propaneAccessories = { workerCount = 1; };");
         let mut managers = [app.start(&[]), app.start(&[])];
         let codes = managers.each_mut().map(|manager| {
