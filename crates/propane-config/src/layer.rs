@@ -36,6 +36,8 @@ pub enum LayerKind {
     Variables,
     /// Flags.
     Arguments,
+    /// What a running manager keeps until it is started again.
+    Kept,
     /// Rules over the others' values.
     Derived,
 }
@@ -79,6 +81,7 @@ impl LayerKind {
             Self::Environment => "environment file",
             Self::Variables => "environment variables",
             Self::Arguments => "command line",
+            Self::Kept => "kept until a restart",
             Self::Derived => "derived values",
         }
     }

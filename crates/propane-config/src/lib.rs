@@ -18,6 +18,7 @@ mod options;
 mod origin;
 mod problem;
 pub mod reference;
+mod reload;
 pub mod report;
 mod resolve;
 pub mod saved;
@@ -31,13 +32,14 @@ mod worker;
 mod world;
 
 pub use choices::{DispatchMode, LogFormat, SocketStrategy};
-pub use exports::{Change, changes, worker_exports};
+pub use exports::worker_exports;
 pub use inputs::{Args, Flag, Inputs};
 pub use layer::LayerKind;
 pub use names::nearest;
 pub use options::RunOptions;
 pub use origin::{Input, Origin, Position};
 pub use problem::{Code, Place, Problem, Severity};
+pub use reload::{Reloaded, Waiting, reload};
 pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load};
 pub use settings::{
     Cluster, DefaultValue, Export, GROUPS, OPTIONS, PropaneAccessories, Reload, RequestLimits, ResolvedConfig,

@@ -132,11 +132,11 @@ impl ResolvedSetting {
 pub fn load(inputs: &Inputs) -> Resolution {
     let options = Options::of(inputs);
     let world = World::look(&options, inputs);
-    resolve(inputs, &options, &world)
+    resolve(inputs, &options, &world, None)
 }
 
-/// Resolves.
-fn resolve(inputs: &Inputs, options: &Options, world: &World) -> Resolution {
+/// Resolves. What is `kept` wins over every layer, and the derived values follow it.
+pub(crate) fn resolve(inputs: &Inputs, options: &Options, world: &World, kept: Option<Layer>) -> Resolution {
     let environment_path = options.environment_file().unwrap_or_default();
     let files = [
         FileLayer::read(LayerKind::App, APP_FILE, &world.app_file),
@@ -149,6 +149,7 @@ fn resolve(inputs: &Inputs, options: &Options, world: &World) -> Resolution {
     layers.extend(files.iter().map(|file| file.layer(&mut findings)));
     layers.push(Layer::variables(inputs, &mut findings));
     layers.push(Layer::arguments(inputs, &mut findings));
+    layers.extend(kept);
 
     let stack = Stack::new(&layers);
     let (worker, command_problem) = choose_worker(&stack, options, world, &sources);

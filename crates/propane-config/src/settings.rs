@@ -338,7 +338,7 @@ settings! {
             .on_reload(Reload::Live);
         /// Path that must answer 200 before a worker counts as ready; empty asks for none.
         readiness_path: String = "readinessPath" => text("", Shape::UrlPath)
-            .var("ARLEN_PROPANE_READINESS_PATH").flag("readiness-path").on_reload(Reload::Live);
+            .var("ARLEN_PROPANE_READINESS_PATH").flag("readiness-path");
         /// Seconds without a sign of life after which a worker that gives them is killed; 0 is off.
         worker_timeout_seconds: u32 = "workerTimeoutSeconds" => int(0, 0, DAY)
             .var("ARLEN_PROPANE_WORKER_TIMEOUT_SECONDS").flag("worker-timeout-seconds");

@@ -29,7 +29,7 @@ const MANAGERS_OWN_VARIABLES: [&str; 8] = [
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// What one generation is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// The numbers that decisions need.
     pub(crate) policy: Policy,

@@ -1,8 +1,7 @@
 //! Reading the configuration again at a reload. What can only change with a restart keeps its running value, and is
 //! named; what cannot be used changes nothing.
 
-use propane_config::{Change, Inputs, Reload, Resolution, ResolvedConfig, Strategy, changes, worker_exports};
-use serde_json::Value;
+use propane_config::{Inputs, Reloaded, Resolution, ResolvedSetting, Strategy, Waiting, report, worker_exports};
 
 use crate::journal::Journal;
 use crate::plan::{Plan, Sources};
@@ -12,15 +11,14 @@ use crate::spawn::Identity;
 #[derive(Debug)]
 pub(crate) struct Loader {
     inputs: Inputs,
-    running: ResolvedConfig,
-    exports: Vec<(String, String)>,
+    running: Vec<ResolvedSetting>,
     /// How workers come by their connections, and what the configuration asked for.
     strategy: Strategy,
     asked_strategy: Strategy,
     identity: Option<Identity>,
 }
 
-/// Why a configuration without errors cannot be rolled out.
+/// Why a configuration cannot be rolled out.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
     /// It has errors, which are told one by one.
@@ -34,78 +32,51 @@ enum Refusal {
 impl Loader {
     /// Starts from the resolution that the manager booted with.
     pub(crate) fn new(inputs: Inputs, resolution: &Resolution, strategy: Strategy, identity: Option<Identity>) -> Self {
-        let exports = worker_exports(resolution);
-        let (running, asked_strategy) = (resolution.config.clone(), resolution.strategy);
-        Self { inputs, running, exports, strategy, asked_strategy, identity }
+        let (running, asked_strategy) = (resolution.settings.clone(), resolution.strategy);
+        Self { inputs, running, strategy, asked_strategy, identity }
     }
 
-    /// The plan of the resolution that the manager booted with.
-    pub(crate) fn first_plan(&self, resolution: &Resolution) -> Plan {
-        self.plan(resolution, &resolution.config, self.exports.clone())
+    /// The plan of a resolution.
+    pub(crate) fn plan(&self, resolution: &Resolution) -> Plan {
+        Plan::new(&Sources {
+            config: &resolution.config,
+            run: &resolution.run,
+            choice: &resolution.worker.choice,
+            strategy: self.strategy,
+            exports: worker_exports(resolution),
+            environment: &self.inputs.env,
+            identity: self.identity.clone(),
+        })
     }
 
-    /// Resolves again, and tells what is wrong. `None` if the running generation has to stay.
+    /// Resolves again, and tells what is wrong and what has to wait. `None` if the running generation has to stay.
     pub(crate) fn load(&mut self, journal: &mut Journal) -> Option<Plan> {
-        let resolution = propane_config::load(&self.inputs);
+        let Reloaded { resolution, waiting } = propane_config::reload(&self.inputs, &self.running);
         for problem in &resolution.problems {
-            let line = propane_config::report::one_line(problem);
             // It says itself whether it is an error.
-            tracing::info!("{line}");
+            tracing::info!("{}", report::render(problem, false));
         }
         if let Some(refusal) = self.refusal(&resolution) {
             tracing::error!("reload refused: {}", refusal.text());
             return None;
         }
-        let waiting = self.restart_changes(&resolution.config);
         if !waiting.is_empty() {
             tell_of_restart(journal, &waiting);
         }
-        let config = keep_running(&self.running, &resolution.config, &waiting);
-        let exports = self.keep_exports(worker_exports(&resolution), &waiting);
-        let plan = self.plan(&resolution, &config, exports.clone());
-        self.running = config;
-        self.exports = exports;
+        let plan = self.plan(&resolution);
+        self.running = resolution.settings;
         Some(plan)
     }
 
     fn refusal(&self, resolution: &Resolution) -> Option<Refusal> {
         let errors = resolution.problems.iter().filter(|problem| problem.is_error()).count();
-        let asks_the_same =
-            resolution.config.propane_accessories.socket_strategy == self.running.propane_accessories.socket_strategy;
         if errors > 0 {
             Some(Refusal::Errors(errors))
-        } else if asks_the_same && resolution.strategy != self.asked_strategy {
+        } else if resolution.strategy != self.asked_strategy {
             Some(Refusal::Strategy { from: self.asked_strategy, to: resolution.strategy })
         } else {
             resolution.worker.choice.prepare_step().map(|_| Refusal::Unprepared)
         }
-    }
-
-    fn restart_changes(&self, new: &ResolvedConfig) -> Vec<Change> {
-        let changes = changes(&self.running, new);
-        changes.into_iter().filter(|change| change.reload == Reload::Restart).collect()
-    }
-
-    /// The exports of the new configuration, but for what waits for a restart.
-    fn keep_exports(&self, new: Vec<(String, String)>, waiting: &[Change]) -> Vec<(String, String)> {
-        let variables = waiting.iter().filter_map(|change| propane_config::setting(change.key)?.variable);
-        let waiting: Vec<&str> = variables.collect();
-        let (keep, replace) =
-            (|name: &String| !waiting.contains(&name.as_str()), |name: &String| waiting.contains(&name.as_str()));
-        let old = self.exports.iter().filter(|(name, _)| replace(name)).cloned();
-        new.into_iter().filter(|(name, _)| keep(name)).chain(old).collect()
-    }
-
-    fn plan(&self, resolution: &Resolution, config: &ResolvedConfig, exports: Vec<(String, String)>) -> Plan {
-        Plan::new(&Sources {
-            config,
-            run: &resolution.run,
-            choice: &resolution.worker.choice,
-            strategy: self.strategy,
-            exports,
-            environment: &self.inputs.env,
-            identity: self.identity.clone(),
-        })
     }
 }
 
@@ -124,23 +95,129 @@ impl Refusal {
     }
 }
 
-fn tell_of_restart(journal: &mut Journal, waiting: &[Change]) {
-    let keys = waiting.iter().map(|change| change.key).collect::<Vec<_>>().join(",");
-    tracing::warn!("changed, but only a restart applies it: {keys}");
+/// One line for people, one event for programs; both again at every reload, until a restart or until it is put back.
+fn tell_of_restart(journal: &mut Journal, waiting: &[Waiting]) {
+    let joined =
+        |separator: &str, text: fn(&Waiting) -> String| waiting.iter().map(text).collect::<Vec<_>>().join(separator);
+    tracing::warn!("changed, but only a restart applies it: {}", joined("; ", Waiting::to_string));
+    let keys = joined(",", |waiting| waiting.running.key.clone());
     let line = journal.event("manager_reload_needs_restart").field("keys", keys);
-    journal.write(line);
+    journal.write(line.field("changes", joined("; ", Waiting::change)));
 }
 
-/// `new` with the running value of every setting that waits for a restart.
-fn keep_running(running: &ResolvedConfig, new: &ResolvedConfig, waiting: &[Change]) -> ResolvedConfig {
-    let (Ok(running), Ok(mut kept)) = (serde_json::to_value(running), serde_json::to_value(new)) else {
-        return new.clone();
-    };
-    for change in waiting {
-        let pointer = format!("/{}", change.key.replace('.', "/"));
-        if let (Some(old), Some(place)) = (running.pointer(&pointer), kept.pointer_mut(&pointer)) {
-            *place = Value::clone(old);
+#[cfg(test)]
+mod tests {
+    use propane_config::{Kind, Reload, SETTINGS, Setting, Shape, Value, load};
+
+    use super::*;
+
+    /// An app root whose settings all count.
+    struct App(tempfile::TempDir);
+
+    impl App {
+        fn new() -> Self {
+            let app = Self(tempfile::tempdir().unwrap());
+            std::fs::create_dir_all(app.0.path().join("config/environments")).unwrap();
+            let base = "{ propaneAccessories = { workerCount = 1; jobWorkerCount = 1; jobWorkerCommand = true; }; }";
+            std::fs::write(app.0.path().join("config/app.plist"), base).unwrap();
+            app.set(&[]);
+            app
+        }
+
+        /// Sets values over those, one a line, each group once.
+        fn set(&self, values: &[(&str, &str)]) {
+            let line = |(key, value): &(&str, &str)| match key.split_once('.') {
+                Some((group, name)) => format!("{group} = {{ {name} = {value}; }};\n"),
+                None => format!("{key} = {value};\n"),
+            };
+            let lines: String = values.iter().map(line).collect();
+            std::fs::write(self.0.path().join("config/environments/production.plist"), format!("{{\n{lines}}}\n"))
+                .unwrap();
+        }
+
+        fn inputs(&self) -> Inputs {
+            Inputs { cwd: self.0.path().to_owned(), hostname: Some("node-1".into()), ..Inputs::default() }
         }
     }
-    serde_json::from_value(kept).unwrap_or_else(|_| new.clone())
+
+    /// A valid value that is not the one in force.
+    fn other(row: &Setting, now: Option<&Value>) -> Value {
+        match (row.kind, now) {
+            (Kind::Int { max, .. }, Some(Value::Int(number))) => {
+                Value::Int(if *number < max { number + 1 } else { max - 1 })
+            }
+            (Kind::Int { min, .. }, _) => Value::Int(min),
+            (Kind::Bool, now) => Value::Bool(now != Some(&Value::Bool(true))),
+            (Kind::Choice(words), now) => {
+                let word = words.iter().map(|word| Value::Text((*word).to_owned())).find(|word| Some(word) != now);
+                word.expect("a choice has two words or more")
+            }
+            (Kind::List, _) => Value::List(vec!["other".into()]),
+            (Kind::Text(Shape::Path | Shape::UrlPath), _) => Value::Text("/other".into()),
+            (Kind::Text(Shape::Octal), _) => Value::Text("027".into()),
+            (Kind::Text(Shape::Any | Shape::NonEmpty), _) => Value::Text("other".into()),
+        }
+    }
+
+    /// What the table says of a change is what becomes of it: nothing at all before a restart, numbers of the manager's
+    /// own, or something that new workers get.
+    #[test]
+    fn every_setting_changes_when_the_table_says() {
+        for row in SETTINGS {
+            let app = App::new();
+            let booted = load(&app.inputs());
+            assert_eq!(booted.problems, []);
+            let loader = Loader::new(app.inputs(), &booted, booted.strategy, None);
+            let before = loader.plan(&booted);
+            let value = other(row, booted.setting(row.key).unwrap().value.as_ref());
+            app.set(&[(row.key, &value.to_string())]);
+            let Reloaded { resolution, waiting } = propane_config::reload(&loader.inputs, &loader.running);
+            let mut after = loader.plan(&resolution);
+            match row.reload {
+                Reload::Restart => {
+                    let keys: Vec<_> = waiting.iter().map(|waiting| waiting.running.key.as_str()).collect();
+                    assert_eq!((keys, &after), (vec![row.key], &before));
+                    assert_eq!(resolution.setting(row.key), booted.setting(row.key));
+                }
+                Reload::Live => {
+                    assert_ne!(after.policy, before.policy, "{}", row.key);
+                    after.policy = before.policy.clone();
+                    assert_eq!(after, before, "{} is the manager's own", row.key);
+                }
+                Reload::Generation => assert_ne!(after, before, "{}", row.key),
+            }
+            assert_eq!(waiting.is_empty(), row.reload != Reload::Restart, "{}", row.key);
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_waits_until_it_is_put_back() {
+        let app = App::new();
+        let booted = load(&app.inputs());
+        let mut loader = Loader::new(app.inputs(), &booted, booted.strategy, None);
+        let mut reload = |values: &[(&str, &str)]| {
+            app.set(values);
+            let Reloaded { resolution, waiting } = propane_config::reload(&loader.inputs, &loader.running);
+            loader.running = resolution.settings;
+            waiting.iter().map(Waiting::to_string).collect::<Vec<_>>()
+        };
+        let said = ["port stays 3000 (config/environments/production.plist:2:8 says 4000)"];
+        assert_eq!(reload(&[("port", "4000")]), said);
+        assert_eq!(reload(&[("port", "4000"), ("connectionTimeoutSeconds", "7")]), said);
+        assert_eq!(reload(&[]), [""; 0]);
+    }
+
+    /// A single worker binds beside its successor only where it binds by itself: by the strategy that runs, and not by
+    /// the one that waits.
+    #[test]
+    fn derived_values_follow_what_is_in_force() {
+        let app = App::new();
+        let booted = load(&app.inputs());
+        app.set(&[("propaneAccessories.socketStrategy", "reuseport")]);
+        let found = load(&app.inputs());
+        assert!(found.config.enable_reuse_port && !booted.config.enable_reuse_port);
+        let reloaded = propane_config::reload(&app.inputs(), &booted.settings);
+        assert!(!reloaded.resolution.config.enable_reuse_port);
+        assert_eq!(reloaded.resolution.strategy, booted.strategy);
+    }
 }

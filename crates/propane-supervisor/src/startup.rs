@@ -187,7 +187,7 @@ fn serve(
         }
     }
     let loader = Loader::new(inputs, resolution, strategy, identity.cloned());
-    let plan = loader.first_plan(resolution);
+    let plan = loader.plan(resolution);
     let mut journal = open_journal(resolution)?;
     greet(&mut journal, resolution, strategy);
     raise_fd_limit();
@@ -318,7 +318,7 @@ fn print_routes(inputs: Inputs, resolution: &Resolution, strategy: Strategy, ide
     };
     greet(&mut journal, resolution, strategy);
     say_started(&mut journal, resolution, strategy);
-    become_worker(&Loader::new(inputs, resolution, strategy, identity).first_plan(resolution))
+    become_worker(&Loader::new(inputs, resolution, strategy, identity).plan(resolution))
 }
 
 fn become_worker(plan: &Plan) -> StartError {

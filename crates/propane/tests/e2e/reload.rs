@@ -60,8 +60,12 @@ fn a_broken_configuration_changes_nothing() {
     let end = manager.reload(1);
     assert!(end.contains("event=manager_reload_failed"), "{end}");
     assert_eq!((field(&end, "reason"), field(&end, "replaced")), ("configuration", "0"));
-    let told = manager.wait_for_diagnostic("workerCount");
-    assert!(told.contains("config/app.plist:2:"), "{told}");
+    manager.wait_for_diagnostic(
+        "error[propane::config::range]: propaneAccessories.workerCount must be a whole number from 1 to 1024",
+    );
+    manager.wait_for_diagnostic("--> config/app.plist:2:38");
+    manager.wait_for_diagnostic("2 | propaneAccessories = { workerCount = 0; };");
+    manager.wait_for_diagnostic("reload refused: the configuration has an error");
     assert_eq!(manager.children(), before);
     app.configure("propaneAccessories = { workerCount = 3; reloadOverlapSeconds = 0; };");
     let end = manager.reload(2);
@@ -130,6 +134,10 @@ fn what_needs_a_restart_is_named_and_kept() {
     assert!(manager.reload(1).contains("manager_reload_completed"));
     let line = manager.wait_for("event=manager_reload_needs_restart");
     assert_eq!(field(&line, "keys"), "listenBacklog");
+    assert!(line.ends_with(" changes=\"listenBacklog 64 -> 65\""), "{line}");
+    manager.wait_for_diagnostic(
+        "warning: changed, but only a restart applies it: listenBacklog stays 64 (config/app.plist:2:17 says 65)",
+    );
     let environment = fs::read_to_string(format!("/proc/{}/environ", manager.children()[0])).unwrap();
     assert!(environment.contains("ARLEN_LISTEN_BACKLOG=64\0"), "the running value");
     assert!(environment.contains("ARLEN_CONNECTION_TIMEOUT_SECONDS=7\0"), "the new value");
