@@ -5,6 +5,7 @@ use crate::names::{self, Variable};
 use crate::options::{self, Options, is_environment_name};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem};
+use crate::settings::SETTINGS;
 use crate::stack::Stack;
 use crate::value::Value;
 use crate::worker::{Strategy, WorkerChoice};
@@ -23,7 +24,7 @@ pub(crate) fn variables(inputs: &crate::Inputs) -> Vec<Problem> {
 fn unknown_variable(name: &str, judged: Variable) -> Option<Problem> {
     let (code, message, suggestion) = match judged {
         Variable::Fine => return None,
-        Variable::Meant(meant) => (Code::UnknownVariable, "changes nothing", Some(format!("did you mean {meant}?"))),
+        Variable::Meant(meant) => (Code::UnknownVariable, "changes nothing", Some(names::did_you_mean(meant))),
         Variable::Unknown => (Code::UnknownVariable, "changes nothing: propane reads no such variable", None),
         Variable::ServiceLink => (
             Code::ServiceLink,
@@ -33,6 +34,11 @@ fn unknown_variable(name: &str, judged: Variable) -> Option<Problem> {
     };
     let problem = Problem::warning(code, format!("{name} {message}"));
     let problem = problem.at_origin(Origin::Env { variable: name.to_owned() });
+    let meant = SETTINGS.iter().find(|row| matches!(judged, Variable::Meant(meant) if row.variable == Some(meant)));
+    let problem = match meant {
+        Some(row) => problem.also(row.key),
+        None => problem,
+    };
     Some(match suggestion {
         Some(suggestion) => problem.suggest(suggestion),
         None => problem,
@@ -95,7 +101,7 @@ fn environment(options: &Options, world: &World) -> Option<Problem> {
     };
     if let Some(meant) = environment_meant(name, &world.environments) {
         let message = format!("there is no environment {name:?}: {path} does not exist");
-        return Some(at(Problem::error(Code::UnknownEnvironment, message)).suggest(format!("did you mean {meant}?")));
+        return Some(at(Problem::error(Code::UnknownEnvironment, message)).suggest(names::did_you_mean(meant)));
     }
     let is_default = Some(Value::Text(name.clone())) == options::option("environment").default_value();
     let is_news = !is_default || !world.environments.is_empty();
@@ -130,25 +136,28 @@ impl Settings<'_, '_> {
         match (self.stack.int(count), self.stack.text(command).trim().is_empty()) {
             (1.., true) => {
                 let message = "--job-worker-count requires --job-worker-cmd (or propane accessories jobWorkerCommand)";
-                Some(self.about(Problem::error(Code::JobsWithoutCommand, message), count))
+                Some(self.about(Problem::error(Code::JobsWithoutCommand, message).also(command), count))
             }
             (0, false) => {
                 let message = format!("{command} is never run, because {count} is 0");
-                Some(self.about(Problem::warning(Code::CommandWithoutJobs, message), command))
+                Some(self.about(Problem::warning(Code::CommandWithoutJobs, message).also(count), command))
             }
             _ => None,
         }
     }
 
     fn reuse_port(&self) -> Option<Problem> {
+        const COUNT: &str = "propaneAccessories.workerCount";
         let asked = self.stack.winner("enableReusePort")?;
         if asked.value != Value::Bool(false) || !asked.origin.is_explicit() {
             return None;
         }
-        let workers = self.stack.int("propaneAccessories.workerCount");
+        let workers = self.stack.int(COUNT);
         if workers > 1 {
             let message = format!("enableReusePort = NO is overruled, because {workers} workers share the port");
-            return Some(self.about(Problem::warning(Code::ReusePortOverruled, message), "enableReusePort"));
+            return Some(
+                self.about(Problem::warning(Code::ReusePortOverruled, message).also(COUNT), "enableReusePort"),
+            );
         }
         let message = "enableReusePort = NO: a reload has to stop the old worker before it starts the new one";
         let problem = self.about(Problem::warning(Code::ReloadGap, message), "enableReusePort");
@@ -159,7 +168,8 @@ impl Settings<'_, '_> {
         let is_on = |key| self.stack.winner(key).is_some_and(|leaf| leaf.value == Value::Bool(true));
         let is_pointless = is_on("cluster.emitHeaders") && !is_on("cluster.enabled");
         let problem =
-            Problem::warning(Code::HeadersWithoutCluster, "cluster.emitHeaders has no effect without a cluster");
+            Problem::warning(Code::HeadersWithoutCluster, "cluster.emitHeaders has no effect without a cluster")
+                .also("cluster.enabled");
         is_pointless.then(|| self.about(problem, "cluster.emitHeaders").suggest("set cluster.enabled = YES"))
     }
 
@@ -170,6 +180,7 @@ impl Settings<'_, '_> {
         let message =
             format!("workerCommand uses {{fd}}, but with socketStrategy = {} there is none", self.strategy.as_str());
         let problem = Problem::error(Code::Strategy, message).expected("auto, inherit or shared");
+        let problem = problem.also("propaneAccessories.workerCommand");
         contradicts.then(|| self.about(problem, "propaneAccessories.socketStrategy"))
     }
 
@@ -181,22 +192,22 @@ impl Settings<'_, '_> {
     }
 
     fn descriptor_thresholds(&self) -> Vec<Problem> {
-        let percent = |name: &str| self.stack.int(&format!("propaneAccessories.workerFD{name}Percent"));
-        let (warn, critical, retire) = (percent("Warn"), percent("Critical"), percent("Retire"));
+        const WARN: &str = "propaneAccessories.workerFDWarnPercent";
+        const CRITICAL: &str = "propaneAccessories.workerFDCriticalPercent";
+        const RETIRE: &str = "propaneAccessories.workerFDRetirePercent";
+        let is_below_warning = |key| (1..self.stack.int(WARN)).contains(&self.stack.int(key));
         let pairs = [
-            (critical > 0 && warn > critical, "Warn", "Critical", "the warning never comes before it is critical"),
-            (retire > 0 && warn > retire, "Warn", "Retire", "workers are replaced before there is a warning"),
+            (CRITICAL, "the warning never comes before it is critical"),
+            (RETIRE, "workers are replaced before there is a warning"),
         ];
-        let wrong = pairs.into_iter().filter(|(is_wrong, ..)| *is_wrong);
-        wrong.map(|(_, high, low, consequence)| self.disorder(high, low, consequence)).collect()
+        let wrong = pairs.into_iter().filter(|(low, _)| is_below_warning(low));
+        wrong.map(|(low, consequence)| self.disorder(WARN, low, consequence)).collect()
     }
 
-    fn disorder(&self, high: &str, low: &str, consequence: &str) -> Problem {
-        let key = |name| format!("propaneAccessories.workerFD{name}Percent");
-        let (high, low) = (key(high), key(low));
-        let (more, less) = (self.stack.int(&high), self.stack.int(&low));
+    fn disorder(&self, high: &str, low: &'static str, consequence: &str) -> Problem {
+        let (more, less) = (self.stack.int(high), self.stack.int(low));
         let message = format!("{high} = {more} is above {low} = {less}: {consequence}");
-        self.about(Problem::warning(Code::DescriptorThresholds, message), &high)
+        self.about(Problem::warning(Code::DescriptorThresholds, message).also(low), high)
     }
 
     /// The problem with its key and the place of that key's value.

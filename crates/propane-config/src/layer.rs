@@ -222,7 +222,7 @@ impl Unknown<'_> {
             .key(key)
             .at(Place::in_file(source, self.entry.key_span));
         match meant {
-            Some(meant) => problem.suggest(format!("did you mean {meant}?")),
+            Some(meant) => problem.also(meant).suggest(names::did_you_mean(meant)),
             None => problem,
         }
     }
@@ -237,7 +237,7 @@ impl Findings {
             .at(place.label(misfit.label))
             .expected(expected);
         let problem = match misfit.meant {
-            Some(meant) => problem.suggest(format!("did you mean {meant}?")),
+            Some(meant) => problem.suggest(names::did_you_mean(meant)),
             None => problem,
         };
         self.rejected.push(Rejected { setting, kind, problem });

@@ -11,6 +11,7 @@ mod exports;
 mod foreign;
 mod inputs;
 mod layer;
+mod lookup;
 mod names;
 pub mod openstep;
 mod openstep_data;
@@ -32,9 +33,10 @@ mod worker;
 mod world;
 
 pub use choices::{DispatchMode, LogFormat, SocketStrategy};
-pub use exports::worker_exports;
+pub use exports::{all_exports, root_exports, worker_exports};
 pub use inputs::{Args, Flag, Inputs};
 pub use layer::LayerKind;
+pub use lookup::{NoSuchName, is_under};
 pub use names::nearest;
 pub use options::RunOptions;
 pub use origin::{Input, Origin, Position};
@@ -43,8 +45,9 @@ pub use reload::{Reloaded, Waiting, reload};
 pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load};
 pub use settings::{
     Cluster, DefaultValue, Export, GROUPS, OPTIONS, PropaneAccessories, Reload, RequestLimits, ResolvedConfig,
-    RuntimeLimits, SETTINGS, Setting, setting,
+    RuntimeLimits, SETTINGS, Setting, row_of, setting,
 };
 pub use source::Quote;
+pub use tree::tree_to_json;
 pub use value::{Kind, Misfit, Shape, Value};
 pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice};

@@ -29,6 +29,11 @@ pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     nearest_within(MOST_SLIPS, name, names)
 }
 
+/// The suggestion of a name. One wording, by which a suggestion is also recognised.
+pub(crate) fn did_you_mean(meant: &str) -> String {
+    format!("did you mean {meant}?")
+}
+
 /// The nearest of `names`, if at most `most` letters differ. Short names are near everything, so two thirds of the
 /// letters must be right.
 fn nearest_within<'a>(most: usize, name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -106,7 +111,7 @@ fn known_variables() -> impl Iterator<Item = &'static str> + Clone {
 }
 
 /// The variable that somebody who knows the key or the flag would have guessed, or one that is nearly spelt so.
-fn variable_meant(name: &str) -> Option<&'static str> {
+pub(crate) fn variable_meant(name: &str) -> Option<&'static str> {
     let guessed = SETTINGS.iter().find(|setting| guesses(setting).iter().any(|guess| guess == name));
     guessed
         .and_then(|setting| setting.variable)

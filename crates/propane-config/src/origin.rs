@@ -67,6 +67,16 @@ impl Origin {
         Self::Arg { flag: format!("--{flag}"), index }
     }
 
+    /// The place alone, as exactly as it is known: `--workers (argument 2)`. A derived value has a rule in
+    /// its stead.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Arg { flag, index } => format!("{flag} (argument {index})"),
+            Self::Derived { rule, .. } => format!("derived: {rule}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether somebody set the value, in whatever layer.
     pub fn is_explicit(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Env { .. } | Self::Arg { .. })

@@ -16,6 +16,9 @@ pub struct Problem {
     /// The setting it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Other settings that have to do with it: what it contradicts, or what was probably meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<&'static str>,
     /// The whole of it in one line, without its place.
     pub message: String,
     /// Where.
@@ -145,11 +148,26 @@ impl Problem {
     }
 
     fn new(severity: Severity, code: Code, message: String) -> Self {
-        Self { severity, code, key: None, message, place: None, expected: None, suggestion: None, related: Vec::new() }
+        Self {
+            severity,
+            code,
+            key: None,
+            also: Vec::new(),
+            message,
+            place: None,
+            expected: None,
+            suggestion: None,
+            related: Vec::new(),
+        }
     }
 
     pub(crate) fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    pub(crate) fn also(mut self, key: &'static str) -> Self {
+        self.also.push(key);
         self
     }
 
@@ -175,6 +193,11 @@ impl Problem {
     pub(crate) fn related(mut self, place: Place) -> Self {
         self.related.push(place);
         self
+    }
+
+    /// Whether it has to do with a setting.
+    pub fn concerns(&self, key: &str) -> bool {
+        self.key.as_deref() == Some(key) || self.also.contains(&key)
     }
 
     /// Whether a start is refused because of it.

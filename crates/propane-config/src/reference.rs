@@ -74,7 +74,7 @@ fn section(out: &mut String, head: &str, rows: impl Iterator<Item = &'static Set
             default(row),
             range(row.kind),
             row.variable.map_or_else(String::new, |variable| format!("`{variable}`")),
-            row.flag.map_or_else(String::new, |flag| format!("`--{flag}{}`", switch_value(row.kind))),
+            row.flag_usage().map_or_else(String::new, |flag| format!("`{flag}`")),
             export(row.export).to_owned(),
             effect(row.reload).to_owned(),
             row.doc().to_owned(),
@@ -84,12 +84,8 @@ fn section(out: &mut String, head: &str, rows: impl Iterator<Item = &'static Set
 }
 
 fn default(row: &Setting) -> String {
-    match (row.default, row.default_value()) {
-        (DefaultValue::Derived, _) => "derived".to_owned(),
-        (DefaultValue::Workers, _) => "the worker's".to_owned(),
-        (_, Some(value)) => format!("`{value}`"),
-        (_, None) => String::new(),
-    }
+    let words = row.default_words();
+    if row.default_value().is_some() { format!("`{words}`") } else { words }
 }
 
 fn range(kind: Kind) -> String {
@@ -101,10 +97,6 @@ fn range(kind: Kind) -> String {
         Kind::Text(Shape::Octal) => "up to four octal digits".to_owned(),
         Kind::Text(Shape::UrlPath) => "starts with /".to_owned(),
     }
-}
-
-fn switch_value(kind: Kind) -> &'static str {
-    if kind == Kind::Bool { "[=no]" } else { "" }
 }
 
 fn export(export: Export) -> &'static str {
@@ -148,16 +140,8 @@ fn template_row(out: &mut String, row: &Setting, indent: &str) {
         _ => "",
     };
     let _ = writeln!(out, "{indent}// {}{note}", row.doc());
-    let _ = writeln!(out, "{indent}// {}; a change applies {}. {names}", row.kind.expected(), applies(row.reload));
+    let _ = writeln!(out, "{indent}// {}; a change takes {}. {names}", row.kind.expected(), row.reload.takes());
     let _ = writeln!(out, "{indent}// {} = {};\n", row.name(), example(row));
-}
-
-fn applies(reload: Reload) -> &'static str {
-    match reload {
-        Reload::Live => "with a reload, at once",
-        Reload::Generation => "with a reload, to new workers",
-        Reload::Restart => "with a restart",
-    }
 }
 
 /// The default, or a valid value where there is none.

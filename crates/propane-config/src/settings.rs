@@ -53,7 +53,7 @@ pub enum Export {
     Never,
     /// Always.
     Always,
-    /// Only where a layer sets it, because each worker has a default of its own.
+    /// Only where there is a value that is not the worker's own.
     WhenSet,
 }
 
@@ -67,6 +67,17 @@ pub enum Reload {
     Generation,
     /// Waits for the next start of the manager.
     Restart,
+}
+
+impl Reload {
+    /// What it takes to apply a change.
+    pub const fn takes(self) -> &'static str {
+        match self {
+            Self::Live => "a reload (HUP), and applies at once",
+            Self::Generation => "a reload (HUP), and applies to new workers",
+            Self::Restart => "a restart (HUP is not enough)",
+        }
+    }
 }
 
 /// The prefix of every variable, and the one it had before the framework was renamed.
@@ -162,6 +173,21 @@ impl Setting {
         Some(format!("{LEGACY_PREFIX}{name}"))
     }
 
+    /// Its flag as it is written on a command line.
+    pub fn flag_usage(&self) -> Option<String> {
+        let value = if self.kind == Kind::Bool { "[=no]" } else { "" };
+        Some(format!("--{}{value}", self.flag?))
+    }
+
+    /// Its default in words, also where that is no value.
+    pub fn default_words(&self) -> String {
+        match self.default {
+            DefaultValue::Derived => "derived".to_owned(),
+            DefaultValue::Workers => "the worker's".to_owned(),
+            _ => self.default_value().map_or_else(String::new, |value| value.to_string()),
+        }
+    }
+
     /// The last part of its key.
     pub fn name(&self) -> &'static str {
         self.key.rsplit('.').next().unwrap_or(self.key)
@@ -181,6 +207,11 @@ impl Setting {
             DefaultValue::Derived | DefaultValue::Workers => None,
         }
     }
+}
+
+/// The row of a setting or an option.
+pub fn row_of(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().chain(OPTIONS).find(|setting| setting.key == key)
 }
 
 /// The row of `key`.
@@ -238,10 +269,10 @@ settings! {
     top {
         /// Address that workers listen on.
         host: String = "host" => text("127.0.0.1", Shape::NonEmpty)
-            .var("ARLEN_HOST").with_legacy_alias().flag("host").on_reload(Reload::Restart);
+            .var("ARLEN_HOST").with_legacy_alias().flag("host").export(Export::Always).on_reload(Reload::Restart);
         /// TCP port that workers listen on.
         port: u16 = "port" => int(3000, 1, 65535)
-            .var("ARLEN_PORT").with_legacy_alias().flag("port").on_reload(Reload::Restart);
+            .var("ARLEN_PORT").with_legacy_alias().flag("port").export(Export::Always).on_reload(Reload::Restart);
         /// Connections the kernel queues for a listener before it turns new ones away.
         listen_backlog: u32 = "listenBacklog" => int(128, 1, MAX)
             .var("ARLEN_LISTEN_BACKLOG").with_legacy_alias().flag("listen-backlog")
@@ -428,11 +459,13 @@ pub static OPTIONS: &[Setting] = &[
     derived(Kind::Text(Shape::Path))
         .var("ARLEN_APP_ROOT")
         .flag("app-root")
+        .export(Export::Always)
         .named("appRoot", "Directory of the app; the current directory unless it is set.")
         .on_reload(Reload::Restart),
     derived(Kind::Text(Shape::Path))
         .var("ARLEN_FRAMEWORK_ROOT")
         .flag("framework-root")
+        .export(Export::WhenSet)
         .named(
             "frameworkRoot",
             "Directory of an Arlen checkout or release; found beside this program unless it is set.",

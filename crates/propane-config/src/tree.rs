@@ -36,6 +36,27 @@ fn put(tree: &mut plist::Dictionary, key: String, value: plist::Value) {
     }
 }
 
+/// Untyped scalars stay strings; what JSON has no type for is written as a property list writes it.
+pub fn tree_to_json(value: &plist::Value) -> serde_json::Value {
+    match value {
+        plist::Value::Dictionary(pairs) => pairs
+            .iter()
+            .map(|(key, value)| (key.clone(), tree_to_json(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        plist::Value::Array(items) => items.iter().map(tree_to_json).collect::<Vec<_>>().into(),
+        plist::Value::String(text) => text.clone().into(),
+        plist::Value::Boolean(on) => (*on).into(),
+        plist::Value::Real(number) => (*number).into(),
+        plist::Value::Integer(number) => match (number.as_signed(), number.as_unsigned()) {
+            (Some(signed), _) => signed.into(),
+            (None, Some(unsigned)) => unsigned.into(),
+            (None, None) => serde_json::Value::Null,
+        },
+        other => openstep::scalar(other).into(),
+    }
+}
+
 /// The app's own values, one for every scalar and every list of scalars.
 pub(crate) fn app_settings(files: &[File<'_>]) -> Vec<ResolvedSetting> {
     let mut out = Vec::new();

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use propane_config::{PropaneAccessories, ResolvedConfig, RunOptions, Strategy, WorkerChoice};
+use propane_config::{PropaneAccessories, ResolvedConfig, RunOptions, Strategy, WorkerChoice, root_exports};
 use propane_core::{FdLimits, Generation, Policy, RespawnMode};
 
 use crate::spawn::{Identity, LISTEN_FD};
@@ -196,18 +196,12 @@ impl Plan {
 
 /// The variables that all workers of a generation share.
 fn variables(sources: &Sources<'_>) -> BTreeMap<OsString, OsString> {
-    let Sources { config, run, .. } = sources;
     let mut variables = sources.environment.clone();
     for name in MANAGERS_OWN_VARIABLES {
         variables.remove(OsStr::new(name));
     }
     variables.extend(sources.exports.iter().map(|(name, value)| (name.into(), value.into())));
-    variables.insert("ARLEN_APP_ROOT".into(), run.physical_app_root.clone().into());
-    if let Some(root) = &run.framework_root {
-        variables.insert("ARLEN_FRAMEWORK_ROOT".into(), root.clone().into());
-    }
-    variables.insert("ARLEN_HOST".into(), config.host.clone().into());
-    variables.insert("ARLEN_PORT".into(), config.port.to_string().into());
+    variables.extend(root_exports(sources.run).into_iter().map(|(name, root)| (name.into(), root.into())));
     variables.insert(MANAGER_PID_VARIABLE.into(), std::process::id().to_string().into());
     variables
 }

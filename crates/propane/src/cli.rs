@@ -6,11 +6,13 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::builder::OsStringValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use propane_config::{Args, Flag, Kind, OPTIONS, SETTINGS, Setting, Shape};
 
-use crate::commands::{CONFIG, ConfigCommand};
+use crate::commands::{CONFIG, ConfigCommand, config_explain};
+use crate::output::ColorChoice;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) action: Action,
     /// The layer of the command line.
     pub(crate) args: Args,
+    /// When to use colours.
+    pub(crate) color: ColorChoice,
 }
 
 /// What to do.
@@ -31,6 +35,11 @@ pub(crate) enum Action {
 }
 
 const WORKER_ARGS: &str = "WORKER ARGS";
+/// What a switch that stands alone means.
+const YES: &str = "yes";
+const COLOR: &str = "color";
+const COLORS: [(&str, ColorChoice); 3] =
+    [("auto", ColorChoice::Auto), ("always", ColorChoice::Always), ("never", ColorChoice::Never)];
 const AFTER_HELP: &str = "\
 Run it from an app root, the directory that holds config/app.plist, or name one with --app-root.
 Values are read from config/app.plist, config/environments/ENV.plist, ARLEN_… variables and flags, later ones first.
@@ -45,20 +54,45 @@ Signals:
 /// Reads the words after the program's name.
 pub(crate) fn parse(words: &[OsString]) -> Result<Request, clap::Error> {
     let program = [OsString::from("propane")];
-    let matches = command().try_get_matches_from(program.iter().chain(words))?;
+    let matches = match command().try_get_matches_from(program.iter().chain(words)) {
+        Ok(matches) => matches,
+        Err(error) => return question(&error, words).ok_or(error),
+    };
     let (path, innermost) = innermost(&matches);
+    let separator = words.iter().position(|word| word == "--");
+    let mut flags = flags(innermost, &words[..separator.unwrap_or(words.len())]);
     let action = match path.as_slice() {
-        ["config", name] => Action::Config(config_command(name, innermost)),
+        ["config", name] => {
+            let command = config_command(name, innermost);
+            flags.retain(|flag| !command.is_about(&flag.name));
+            Action::Config(command)
+        }
         _ => Action::Run,
     };
-    let separator = words.iter().position(|word| word == "--");
     let worker_args = matches.get_many::<OsString>(WORKER_ARGS).into_iter().flatten().cloned().collect();
-    let args = Args {
-        flags: flags(innermost, &words[..separator.unwrap_or(words.len())]),
-        worker_args,
-        separator: separator.map_or(0, |at| at + 1),
+    let args = Args { flags, worker_args, separator: separator.map_or(0, |at| at + 1) };
+    Ok(Request { action, args, color: color_of(innermost) })
+}
+
+/// To explain a flag that does not exist is a question with an answer, and no wrong use of the command.
+fn question(error: &clap::Error, words: &[OsString]) -> Option<Request> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
     };
-    Ok(Request { action, args })
+    let is_explain = words.windows(2).any(|pair| pair[0] == "config" && pair[1] == "explain");
+    let means_a_row = context(ContextKind::SuggestedArg).is_none_or(|flag| row_of_flag(flag).is_some());
+    let flag = context(ContextKind::InvalidArg).filter(|flag| flag.starts_with("--") && is_explain && means_a_row)?;
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    is_unknown.then(|| Request {
+        action: Action::Config(config_explain::about(flag)),
+        args: Args::default(),
+        color: ColorChoice::default(),
+    })
+}
+
+fn row_of_flag(flag: &str) -> Option<&'static Setting> {
+    OPTIONS.iter().chain(SETTINGS).find(|row| row.flag == flag.strip_prefix("--"))
 }
 
 /// The whole command line.
@@ -69,8 +103,7 @@ pub(crate) fn command() -> Command {
         .after_help(AFTER_HELP)
         .args_override_self(true)
         .override_usage("propane [OPTIONS] [-- WORKER ARGS]\n       propane [OPTIONS] config <COMMAND>")
-        .args(OPTIONS.iter().filter_map(|row| arg(row, "Running")))
-        .args(SETTINGS.iter().filter_map(|row| arg(row, "Settings")))
+        .args(row_args())
         .arg(
             Arg::new(WORKER_ARGS)
                 .help("Words for the workers' own command line")
@@ -78,7 +111,22 @@ pub(crate) fn command() -> Command {
                 .last(true)
                 .value_parser(OsStringValueParser::new()),
         )
+        .arg(
+            Arg::new(COLOR)
+                .long(COLOR)
+                .value_name("WHEN")
+                .global(true)
+                .value_parser(COLORS.map(|(name, _)| name))
+                .default_value(COLORS[0].0)
+                .help("Use colours: auto does on terminals, unless NO_COLOR is set"),
+        )
         .subcommand(config())
+}
+
+fn color_of(matches: &ArgMatches) -> ColorChoice {
+    let asked = matches.get_one::<String>(COLOR);
+    let choice = COLORS.into_iter().find(|(name, _)| asked.is_some_and(|asked| asked == name));
+    choice.map_or_else(ColorChoice::default, |(_, choice)| choice)
 }
 
 fn config() -> Command {
@@ -95,22 +143,35 @@ fn config_command(name: &str, matches: &ArgMatches) -> Box<dyn ConfigCommand> {
     (entry.read)(matches)
 }
 
+/// The flags of all rows, for a command that wants them otherwise than everything else does.
+pub(crate) fn row_args() -> impl Iterator<Item = Arg> {
+    [(OPTIONS, "Running"), (SETTINGS, "Settings")]
+        .into_iter()
+        .flat_map(|(rows, heading)| rows.iter().filter_map(move |row| arg(row, heading)))
+}
+
 /// The flag of a row. Switches may stand alone, and then mean yes.
 fn arg(row: &'static Setting, heading: &'static str) -> Option<Arg> {
     let arg = Arg::new(row.key)
         .long(row.flag?)
-        .help(row.doc())
+        .help(help(row))
         .help_heading(heading)
         .global(true)
         .action(ArgAction::Set)
         .value_parser(OsStringValueParser::new());
     Some(match row.kind {
-        Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("yes").value_name("yes|no"),
+        Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value(YES).value_name("yes|no"),
         Kind::Int { .. } => arg.value_name("N").allow_negative_numbers(true),
         Kind::Choice(words) => arg.value_name(words.join("|")),
         Kind::Text(Shape::Path) => arg.value_name("PATH"),
         Kind::Text(_) | Kind::List => arg.value_name("TEXT"),
     })
+}
+
+/// What it means, its default, and the name of its variable: never what the environment holds.
+fn help(row: &Setting) -> String {
+    let variable = row.variable.map_or_else(String::new, |variable| format!(" [env: {variable}]"));
+    format!("{} [default: {}]{variable}", row.doc(), row.default_words())
 }
 
 /// The matches of the last subcommand, which know the flags of all, and the way there.
@@ -123,15 +184,20 @@ fn innermost(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
     (path, at)
 }
 
+/// The flags that were given. Only one that may stand alone has no value, and then means yes.
 fn flags(matches: &ArgMatches, words: &[OsString]) -> Vec<Flag> {
-    let rows = OPTIONS.iter().chain(SETTINGS).filter_map(|row| Some((row, row.flag?)));
-    let given = rows.filter(|(row, _)| matches.value_source(row.key) == Some(ValueSource::CommandLine));
-    given
-        .filter_map(|(row, name)| {
-            let value = matches.get_one::<OsString>(row.key)?.clone();
-            Some(Flag { name: name.to_owned(), value, index: position(name, words) })
+    given_rows(matches)
+        .map(|(row, name)| {
+            let value = matches.get_one::<OsString>(row.key).cloned().unwrap_or_else(|| YES.into());
+            Flag { name: name.to_owned(), value, index: position(name, words) }
         })
         .collect()
+}
+
+/// The rows whose flags were given.
+pub(crate) fn given_rows(matches: &ArgMatches) -> impl Iterator<Item = (&'static Setting, &'static str)> {
+    let rows = OPTIONS.iter().chain(SETTINGS).filter_map(|row| Some((row, row.flag?)));
+    rows.filter(|(row, _)| matches.value_source(row.key) == Some(ValueSource::CommandLine))
 }
 
 /// Where a flag stands last, from 1. Its value cannot be mistaken for it, because values do not start with dashes.

@@ -32,10 +32,11 @@ fn main() -> ExitCode {
         Ok(request) => request,
         Err(message) => return output::show_usage(&message),
     };
+    let screen = output::screen(request.color);
     let inputs = inputs(request.args);
     match request.action {
-        Action::Run => run::run(inputs),
-        Action::Config(command) => output::show(&command.answer(&inputs, output::screen())),
+        Action::Run => run::run(inputs, screen),
+        Action::Config(command) => output::show(&command.answer(&inputs, screen)),
     }
 }
 

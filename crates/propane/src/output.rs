@@ -1,7 +1,10 @@
 //! Where text leaves the process. A reader that went away is no failure: `propane config print | head -1` is fine.
 
-use std::io::{self, IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+
+use crate::exit;
 
 /// What a command has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,33 +35,62 @@ pub(crate) struct Stream {
     pub(crate) coloured: bool,
 }
 
-/// Colours are for terminals, unless `NO_COLOR` holds anything.
-pub(crate) fn screen() -> Screen {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let stream = |is_terminal| Stream { is_terminal, coloured: wanted && is_terminal };
+/// When to use colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum ColorChoice {
+    /// On terminals, unless `NO_COLOR` holds anything.
+    #[default]
+    Auto,
+    /// Anywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Answer {
+    /// Only why there is none.
+    pub(crate) fn refusal(status: u8, reason: impl Display) -> Self {
+        Self { stdout: String::new(), stderr: format!("propane: {reason}\n"), status }
+    }
+}
+
+/// What the two streams are.
+pub(crate) fn screen(color: ColorChoice) -> Screen {
+    let is_wanted = |is_terminal: bool| match color {
+        ColorChoice::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+    };
+    let stream = |is_terminal| Stream { is_terminal, coloured: is_wanted(is_terminal) };
     Screen { stdout: stream(io::stdout().is_terminal()), stderr: stream(io::stderr().is_terminal()) }
 }
 
 /// Says it.
 pub(crate) fn show(answer: &Answer) -> ExitCode {
     write_stderr(&answer.stderr);
-    write(&mut io::stdout().lock(), &answer.stdout);
-    ExitCode::from(answer.status)
+    let mut stdout = io::stdout().lock();
+    status_of(stdout.write_all(answer.stdout.as_bytes()).and_then(|()| stdout.flush()), answer.status)
 }
 
 /// Says how to use the program, or that it was used wrongly.
 pub(crate) fn show_usage(message: &clap::Error) -> ExitCode {
-    // A closed stream has nobody to tell.
-    let _ = message.print();
-    ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(crate::exit::USAGE))
+    let status = u8::try_from(message.exit_code()).unwrap_or(exit::USAGE);
+    status_of(message.print().and_then(|()| io::stdout().flush()), status)
 }
 
 /// Says it to whoever reads the diagnostics.
 pub(crate) fn write_stderr(text: &str) {
-    write(&mut io::stderr().lock(), text);
+    // Where diagnostics cannot be written, nobody can be told.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-fn write(stream: &mut impl Write, text: &str) {
-    // Neither a closed pipe nor a full disk changes what was found, which is what the exit code tells.
-    let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+/// An answer that was not written is none. A reader that has seen enough is no failure.
+fn status_of(written: io::Result<()>, status: u8) -> ExitCode {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            write_stderr(&format!("propane: cannot write the answer: {error}\n"));
+            ExitCode::from(status.max(exit::FOUND))
+        }
+        _ => ExitCode::from(status),
+    }
 }

@@ -119,6 +119,108 @@ fn xml_and_binary_files_resolve_alike() {
 }
 
 #[test]
+fn a_value_is_explained_down_to_its_inputs() {
+    assert_shown!("explain_derived", config("layered", &["explain", "enableReusePort", "--workers", "12"]));
+    let keys = ["workerCount", "$ARLEN_CLUSTER_NODE_ID", "cluster.observedNodes", "serveStatic"];
+    assert_shown!("explain_several", config("layered", &[&["explain"], keys.as_slice()].concat()));
+    let apps_own = ["explain", "database.poolSize", "session.secret", "mailer.url", "routes[1].path"];
+    assert_shown!("explain_keys_of_the_app", config("layered", &apps_own));
+    assert_shown!("explain_options", config("layered", &["explain", "--env=staging", "--app-root", "--pid-file"]));
+    let words = ["explain", "jobWorkerCommand", "enableReusePort", "requestDispatchMode", "--format", "json"];
+    assert_shown!("explain_json", config("layered", &words));
+}
+
+/// Also where a higher layer hides it, and with what the rest of the files is guilty of.
+#[test]
+fn a_value_is_explained_with_its_problems() {
+    assert_shown!("explain_hidden_mistake", config("mistakes", &["explain", "workerCount", "gracefulShutdownSeconds"]));
+    assert_shown!("explain_in_a_broken_file", config("broken", &["explain", "port"]));
+    let mut command = propane(&app("seed"));
+    command.args([
+        "config",
+        "explain",
+        "host",
+        "cluster.name",
+        "--worker-fd-warn-percent=95",
+        "workerFDCriticalPercent",
+    ]);
+    let variables = [("MOJOOBJC_HOST", "::1"), ("ARLEN_CLUSTR_NAME", "shop"), ("ARLEN_CLUSTER_EXPECTED_NODES", "0")];
+    assert_shown!("explain_problems_of_variables", said(&app("seed"), command.envs(variables)));
+}
+
+/// A flag without a value is asked about, one with a value is part of what is explained.
+#[test]
+fn flags_are_questions_or_layers() {
+    let first_lines = |words: &[&str]| {
+        let shown = config("seed", &[&["explain"], words].concat());
+        let lines =
+            shown.lines().filter(|line| line.contains(" = ") && !line.starts_with(' ') || line.starts_with("  why"));
+        lines.map(|line| line.trim_start().to_owned()).collect::<Vec<_>>()
+    };
+    let builtin = "why       built-in default";
+    let by_default = ["once = NO", builtin];
+    assert_eq!(first_lines(&["--once"]), by_default);
+    assert_eq!(first_lines(&["--", "--once"]), by_default);
+    assert_eq!(first_lines(&["once", "--once"]), ["once = YES", "why       --once (argument 4)"]);
+    assert_eq!(first_lines(&["--once=yes"]), ["once = YES", "why       --once (argument 3)"]);
+    assert_eq!(first_lines(&["--port"]), ["port = 3000", builtin]);
+    assert_eq!(first_lines(&["--port", "--host", "h"]), ["port = 3000", builtin]);
+    assert_eq!(first_lines(&["--port", "81", "--host"]), ["host = 127.0.0.1", builtin]);
+    assert_eq!(first_lines(&["port", "--port", "81"]), ["port = 81", "why       --port (argument 4)"]);
+    assert_eq!(first_lines(&["--port", "81"]), ["port = 81", "why       --port (argument 3)"]);
+    assert_eq!(first_lines(&["--host", "--", "port"]), ["port = 3000", builtin, "host = 127.0.0.1", builtin]);
+}
+
+#[test]
+fn names_that_do_not_exist_are_answered_with_what_was_meant() {
+    for (name, said) in [
+        ("workerCuont", "there is no key workerCuont; did you mean propaneAccessories.workerCount?"),
+        ("MOJOOBJC_PORT", "MOJOOBJC_PORT is the deprecated name of ARLEN_PORT; use ARLEN_PORT"),
+        ("--wrokers", "there is no flag --wrokers; did you mean --workers?"),
+        ("--worker-count=3", "there is no flag --worker-count; did you mean --workers?"),
+        ("database.poolSzie", "there is no key database.poolSzie; did you mean database.poolSize?"),
+        ("path", "there are several keys path; name one of routes[0].path, routes[1].path"),
+        ("", "there is no key \"\""),
+        ("\u{1b}[31m", "there is no key \"\\u{1b}[31m\""),
+    ] {
+        assert_eq!(config("layered", &["explain", name]), format!("--- stderr\npropane: {said}\n--- exit 3\n"));
+    }
+    assert!(config("seed", &["explain"]).ends_with("--- exit 2\n"));
+    assert!(config("seed", &["explain", "port", "--fromat=json"]).ends_with("--- exit 2\n"));
+}
+
+#[test]
+fn secrets_are_shown_only_where_it_is_forced() {
+    for command in [&["print", "session"][..], &["explain", "session.secret"]] {
+        let asked = config("layered", &[command, &["--show-secrets"]].concat());
+        assert!(asked.starts_with("--- stderr") && asked.ends_with("--- exit 2\n"), "{asked}");
+        let forced = config("layered", &[command, &["--show-secrets=force"]].concat());
+        assert!(forced.contains("hunter2"), "{forced}");
+        assert!(!config("layered", command).contains("hunter2"));
+    }
+    // Problems quote files, and never lift the mask.
+    let quoted = config("broken", &["print", "--show-secrets=force", "--format=json"]);
+    assert!(!quoted.contains("hunter2"), "{quoted}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    for words in [&["config", "print"][..], &["config", "check"], &["config", "explain", "port"], &["--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = propane(&app("seed")).args(words).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("cannot write the answer"), "{words:?}");
+    }
+}
+
+#[test]
+fn colours_are_a_matter_of_choice() {
+    assert!(config("mistakes", &["check", "--color=always"]).contains('\x1b'));
+    assert!(config("seed", &["explain", "port", "--color=always"]).contains('\x1b'));
+    assert!(!config("mistakes", &["check", "--color=never"]).contains('\x1b'));
+}
+
+#[test]
 fn misspelt_names_exit_with_3_and_a_suggestion() {
     assert_shown!("misspelt_environment", config("layered", &["check", "--env", "prodution"]));
     assert_shown!("misspelt_key", config("layered", &["print", "workerCuont"]));

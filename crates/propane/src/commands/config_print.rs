@@ -1,8 +1,9 @@
 //! `propane config print`: every value with where it came from and what it overrode.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use propane_config::{Inputs, Origin, Resolution, ResolvedSetting, nearest};
+use propane_config::{Inputs, Origin, Resolution, ResolvedSetting, is_under};
 
+use crate::commands::disclosure::{Disclosure, Secrets};
 use crate::commands::{ConfigCommand, format_arg, format_of, formats, problems};
 use crate::exit;
 use crate::output::{Answer, Screen};
@@ -16,6 +17,8 @@ pub(crate) struct PrintOptions {
     pub(crate) all: bool,
     /// Only what is not built in.
     pub(crate) changed: bool,
+    /// Whether secrets were asked for.
+    pub(crate) disclosure: Disclosure,
     /// The form.
     pub(crate) format: Format,
 }
@@ -43,6 +46,7 @@ pub(super) fn command() -> Command {
         .arg(Arg::new("prefixes").value_name("KEY").num_args(0..).help("Only this key, or the keys of this group"))
         .arg(flag("all").help("Also what was overridden, and where it stands"))
         .arg(flag("changed").help("Only values that are not built-in defaults"))
+        .arg(Disclosure::arg())
         .arg(format_arg(FORMATS.map(|(name, _)| name)))
 }
 
@@ -51,13 +55,17 @@ pub(super) fn read(matches: &ArgMatches) -> Box<dyn ConfigCommand> {
         prefixes: matches.get_many("prefixes").into_iter().flatten().cloned().collect(),
         all: matches.get_flag("all"),
         changed: matches.get_flag("changed"),
+        disclosure: Disclosure::of(matches),
         format: format_of(matches, FORMATS),
     })
 }
 
 impl ConfigCommand for PrintOptions {
     fn answer(&self, inputs: &Inputs, screen: Screen) -> Answer {
-        answer(&propane_config::load(inputs), self, screen)
+        match self.disclosure.granted(screen) {
+            Ok(secrets) => answer(&propane_config::load(inputs), self, secrets, screen),
+            Err(refusal) => refusal,
+        }
     }
 }
 
@@ -72,25 +80,20 @@ fn flag(name: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue)
 }
 
-/// Whether `key` is `prefix` or stands in it.
-pub(crate) fn is_under(key: &str, prefix: &str) -> bool {
-    key.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
 /// The answer.
-fn answer(resolution: &Resolution, options: &PrintOptions, screen: Screen) -> Answer {
+fn answer(resolution: &Resolution, options: &PrintOptions, secrets: Secrets, screen: Screen) -> Answer {
     if let Some(unknown) = options.prefixes.iter().find(|prefix| !exists(resolution, prefix)) {
-        return Answer { stdout: String::new(), stderr: no_such_key(resolution, unknown), status: exit::UNKNOWN };
+        return Answer::refusal(exit::UNKNOWN, resolution.no_such_key(unknown));
     }
     let is_wanted = |setting: &&ResolvedSetting| {
         options.wants(&setting.key) && !(options.changed && setting.origin == Origin::Builtin)
     };
     let settings: Vec<_> = resolution.settings.iter().filter(is_wanted).collect();
     let stdout = match options.format {
-        Format::Text => formats::text(&settings, options.all, screen.stdout.coloured),
-        Format::Json => formats::json(resolution, &settings, options),
-        Format::Plist => formats::plist(resolution, &settings, options),
-        Format::Env => formats::env(&settings),
+        Format::Text => formats::text(&settings, options.all, secrets, screen.stdout.coloured),
+        Format::Json => formats::json(resolution, &settings, options, secrets),
+        Format::Plist => formats::plist(resolution, &settings, options, secrets),
+        Format::Env => formats::env(&settings, secrets),
     };
     // The JSON form holds the problems itself.
     let stderr =
@@ -100,15 +103,4 @@ fn answer(resolution: &Resolution, options: &PrintOptions, screen: Screen) -> An
 
 fn exists(resolution: &Resolution, prefix: &str) -> bool {
     resolution.settings.iter().any(|setting| is_under(&setting.key, prefix))
-}
-
-fn no_such_key(resolution: &Resolution, unknown: &str) -> String {
-    let keys = || resolution.settings.iter().map(|setting| setting.key.as_str());
-    let name = |key: &str| key.rsplit('.').next() == Some(unknown);
-    let meant = keys().find(|key| name(key)).or_else(|| nearest(unknown, keys())).or_else(|| {
-        let name = nearest(unknown, keys().filter_map(|key| key.rsplit('.').next()))?;
-        keys().find(|key| key.rsplit('.').next() == Some(name))
-    });
-    let suggestion = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
-    format!("propane: there is no key {unknown}{suggestion}\n")
 }

@@ -1,28 +1,28 @@
-//! The forms of `config print`. Every value goes through [`ResolvedSetting::shown`] on its way out, so that no form can
-//! leak a secret.
+//! The forms of `config print`. Every value goes through [`Secrets`] on its way out, so that no form can leak one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use propane_config::saved::{self, SavedOverride, SavedSetting};
-use propane_config::secrets::{MASK, masked_tree};
+use propane_config::secrets::MASK;
 use propane_config::{
-    DefaultValue, Export, LayerInfo, Origin, Override, Problem, Resolution, ResolvedSetting, SETTINGS, Value, openstep,
-    setting,
+    DefaultValue, Export, LayerInfo, Origin, Override, Problem, Resolution, ResolvedSetting, SETTINGS, Value, is_under,
+    openstep, setting, tree_to_json,
 };
 use serde::Serialize;
 
-use crate::commands::config_print::{PrintOptions, is_under};
+use crate::commands::config_print::PrintOptions;
+use crate::commands::disclosure::Secrets;
 
 /// Values longer than this do not push the origins of all others to the right.
 const WIDEST_VALUE: usize = 16;
 /// What stands in place of a value where there is none.
-const NOTHING: &str = "-";
+pub(super) const NOTHING: &str = "-";
 const MASKED_NOTE: &str = "secrets are masked, so this does not load back to the same configuration";
 
 /// `key = value   # origin`, with what was overridden below it.
-pub(super) fn text(settings: &[&ResolvedSetting], all: bool, coloured: bool) -> String {
-    let rows: Vec<_> = settings.iter().flat_map(|setting| rows(setting, all)).collect();
+pub(super) fn text(settings: &[&ResolvedSetting], all: bool, secrets: Secrets, coloured: bool) -> String {
+    let rows: Vec<_> = settings.iter().flat_map(|setting| rows(setting, all, secrets)).collect();
     let key_width = rows.iter().map(|row| row.key.chars().count()).max().unwrap_or(0);
     let widths = rows.iter().map(|row| row.value.chars().count()).filter(|width| *width <= WIDEST_VALUE);
     let value_width = widths.max().unwrap_or(0);
@@ -42,23 +42,28 @@ struct Row<'s> {
     note: String,
 }
 
-fn rows(setting: &ResolvedSetting, all: bool) -> Vec<Row<'_>> {
-    let value = setting.value.as_ref().map(|value| setting.shown(value));
+fn rows(setting: &ResolvedSetting, all: bool, secrets: Secrets) -> Vec<Row<'_>> {
+    let value = setting.value.as_ref().map(|value| secrets.shown(setting, value));
     let secret = if setting.secret { " (secret)" } else { "" };
-    let note = match &value {
-        Some(_) => format!("{}{secret}", setting.origin),
-        None if is_workers_own(setting) => "each worker has its own default".to_owned(),
-        None => "there is none".to_owned(),
-    };
+    let note = origin_words(setting, Origin::to_string) + if value.is_some() { secret } else { "" };
     let winner =
         Row { key: &setting.key, value: value.map_or_else(|| NOTHING.to_owned(), |value| as_plist(&value)), note };
     let overrides = if all { setting.overrides.as_slice() } else { &[] };
     let losers = overrides.iter().map(|lost| Row {
         key: "",
-        value: as_plist(&setting.shown(&lost.value)),
+        value: as_plist(&secrets.shown(setting, &lost.value)),
         note: format!("  over {}", lost.origin),
     });
     std::iter::once(winner).chain(losers).collect()
+}
+
+/// Where the value came from, or why there is none.
+pub(super) fn origin_words(setting: &ResolvedSetting, words: fn(&Origin) -> String) -> String {
+    match setting.value {
+        Some(_) => words(&setting.origin),
+        None if is_workers_own(setting) => "each worker has its own default".to_owned(),
+        None => "there is none".to_owned(),
+    }
 }
 
 fn is_workers_own(printed: &ResolvedSetting) -> bool {
@@ -66,7 +71,7 @@ fn is_workers_own(printed: &ResolvedSetting) -> bool {
 }
 
 /// As a property list writes it; the mask stays as it is.
-fn as_plist(value: &Value) -> String {
+pub(super) fn as_plist(value: &Value) -> String {
     match value {
         Value::Text(text) if text == MASK => MASK.to_owned(),
         other => other.to_string(),
@@ -83,12 +88,17 @@ struct Document<'r> {
     plist: serde_json::Value,
 }
 
-pub(super) fn json(resolution: &Resolution, settings: &[&ResolvedSetting], options: &PrintOptions) -> String {
-    let wanted = selected(&masked_tree(&resolution.tree).0, "", options);
+pub(super) fn json(
+    resolution: &Resolution,
+    settings: &[&ResolvedSetting],
+    options: &PrintOptions,
+    secrets: Secrets,
+) -> String {
+    let wanted = selected(&secrets.tree(&resolution.tree).0, "", options);
     to_json(&Document {
         format: saved::FORMAT,
         environment: &resolution.run.environment,
-        settings: settings.iter().map(|setting| to_saved(setting)).collect(),
+        settings: settings.iter().map(|setting| to_saved(setting, secrets)).collect(),
         problems: &resolution.problems,
         layers: &resolution.layers,
         plist: tree_to_json(&plist::Value::Dictionary(wanted)),
@@ -101,38 +111,18 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("the answer can be serialised") + "\n"
 }
 
-/// The setting as it may be saved: secrets masked.
-fn to_saved(setting: &ResolvedSetting) -> SavedSetting {
-    let lost = |lost: &Override| SavedOverride { value: setting.shown(&lost.value), origin: lost.origin.clone() };
+/// The setting as it may be saved.
+pub(super) fn to_saved(setting: &ResolvedSetting, secrets: Secrets) -> SavedSetting {
+    let lost =
+        |lost: &Override| SavedOverride { value: secrets.shown(setting, &lost.value), origin: lost.origin.clone() };
     SavedSetting {
         key: setting.key.clone(),
-        value: setting.value.as_ref().map(|value| setting.shown(value)),
+        value: setting.value.as_ref().map(|value| secrets.shown(setting, value)),
         kind: setting.kind.to_owned(),
         origin: setting.origin.clone(),
         overrides: setting.overrides.iter().map(lost).collect(),
         secret: setting.secret,
         reload: setting.reload,
-    }
-}
-
-/// Untyped scalars stay strings; what JSON has no type for is written as a property list writes it.
-fn tree_to_json(value: &plist::Value) -> serde_json::Value {
-    match value {
-        plist::Value::Dictionary(pairs) => pairs
-            .iter()
-            .map(|(key, value)| (key.clone(), tree_to_json(value)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        plist::Value::Array(items) => items.iter().map(tree_to_json).collect::<Vec<_>>().into(),
-        plist::Value::String(text) => text.clone().into(),
-        plist::Value::Boolean(on) => (*on).into(),
-        plist::Value::Real(number) => (*number).into(),
-        plist::Value::Integer(number) => match (number.as_signed(), number.as_unsigned()) {
-            (Some(signed), _) => signed.into(),
-            (None, Some(unsigned)) => unsigned.into(),
-            (None, None) => serde_json::Value::Null,
-        },
-        other => openstep::scalar(other).into(),
     }
 }
 
@@ -153,11 +143,16 @@ fn selected(tree: &plist::Dictionary, path: &str, options: &PrintOptions) -> pli
 }
 
 /// A property list of all settings, with their origins as comments, and the app's own keys.
-pub(super) fn plist(resolution: &Resolution, settings: &[&ResolvedSetting], options: &PrintOptions) -> String {
-    let (tree, is_masked) = masked_tree(&resolution.tree);
+pub(super) fn plist(
+    resolution: &Resolution,
+    settings: &[&ResolvedSetting],
+    options: &PrintOptions,
+    secrets: Secrets,
+) -> String {
+    let (tree, is_masked) = secrets.tree(&resolution.tree);
     let table: Vec<_> = settings.iter().filter(|printed| setting(&printed.key).is_some()).collect();
     let mut out = String::new();
-    if is_masked || table.iter().any(|setting| setting.secret) {
+    if is_masked || table.iter().any(|setting| secrets.masks(setting)) {
         let _ = writeln!(out, "// {MASKED_NOTE}");
     }
     out.push_str("{\n");
@@ -165,12 +160,12 @@ pub(super) fn plist(resolution: &Resolution, settings: &[&ResolvedSetting], opti
     for printed in table {
         match printed.key.split_once('.') {
             None => {
-                let _ = write!(out, "  {}", plist_line(printed, &printed.key));
+                let _ = write!(out, "  {}", plist_line(printed, &printed.key, secrets));
             }
             Some((group, name)) => {
                 // Groups keep the order in which the table has them.
                 let order = SETTINGS.iter().position(|row| row.key.starts_with(group)).unwrap_or_default();
-                groups.entry(order).or_insert((group, Vec::new())).1.push(plist_line(printed, name));
+                groups.entry(order).or_insert((group, Vec::new())).1.push(plist_line(printed, name, secrets));
             }
         }
     }
@@ -190,12 +185,14 @@ fn is_the_apps(key: &str) -> bool {
 
 /// `name = value; // origin`. What only workers have a default for is commented out unless a layer set it, because
 /// setting it would export it.
-fn plist_line(printed: &ResolvedSetting, name: &str) -> String {
+fn plist_line(printed: &ResolvedSetting, name: &str, secrets: Secrets) -> String {
     let row = setting(&printed.key);
     let is_unset = printed.origin == Origin::Builtin && row.is_some_and(|row| row.export == Export::WhenSet);
     let comment = if is_unset { "// " } else { "" };
     match &printed.value {
-        Some(value) => format!("{comment}{name} = {}; // {}\n", printed.shown(value), one_line(&printed.origin)),
+        Some(value) => {
+            format!("{comment}{name} = {}; // {}\n", secrets.shown(printed, value), one_line(&printed.origin))
+        }
         None => format!("// {name} is each worker's own\n"),
     }
 }
@@ -224,9 +221,9 @@ fn written(value: &plist::Value, indent: usize) -> String {
 }
 
 /// `VARIABLE=value` for every setting that has one, quoted for a shell.
-pub(super) fn env(settings: &[&ResolvedSetting]) -> String {
+pub(super) fn env(settings: &[&ResolvedSetting], secrets: Secrets) -> String {
     let mut out = String::new();
-    if settings.iter().any(|printed| printed.secret && setting(&printed.key).is_some()) {
+    if settings.iter().any(|printed| secrets.masks(printed) && setting(&printed.key).is_some()) {
         let _ = writeln!(out, "# {MASKED_NOTE}");
     }
     for printed in settings {
@@ -234,7 +231,7 @@ pub(super) fn env(settings: &[&ResolvedSetting]) -> String {
         let Some(value) = &printed.value else { continue };
         let is_unset = printed.origin == Origin::Builtin && row.export == Export::WhenSet;
         let comment = if is_unset { "#" } else { "" };
-        let value = printed.shown(value).to_variable();
+        let value = secrets.shown(printed, value).to_variable();
         let _ = writeln!(out, "{comment}{variable}={}", shell_words::quote(&value));
     }
     out

@@ -3,7 +3,9 @@
 //! A command is a file with its flags, what was asked for and the answer, and a row of [`CONFIG`].
 
 mod config_check;
+pub(crate) mod config_explain;
 mod config_print;
+mod disclosure;
 mod formats;
 
 use std::fmt::Debug;
@@ -18,6 +20,11 @@ use crate::output::{Answer, Screen};
 pub(crate) trait ConfigCommand: Debug {
     /// The answer. A command that needs the configuration loads it here.
     fn answer(&self, inputs: &Inputs, screen: Screen) -> Answer;
+
+    /// Whether a flag that was given is what is asked about, and so no layer of the configuration.
+    fn is_about(&self, _flag: &str) -> bool {
+        false
+    }
 }
 
 /// A command: its name, its flags, and how what was asked is read from them.
@@ -30,6 +37,7 @@ pub(crate) struct Entry {
 /// The commands, in the order of `propane config --help`.
 pub(crate) static CONFIG: &[Entry] = &[
     Entry { name: "print", command: config_print::command, read: config_print::read },
+    Entry { name: "explain", command: config_explain::command, read: config_explain::read },
     Entry { name: "check", command: config_check::command, read: config_check::read },
 ];
 
