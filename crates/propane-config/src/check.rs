@@ -1,5 +1,10 @@
 //! What is wrong only when several values are looked at together, or when files are missing.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+
+use crate::document::{Content, Entry};
+use crate::inputs::Inputs;
 use crate::layer::Leaf;
 use crate::names::{self, Variable};
 use crate::options::{self, Options, is_environment_name};
@@ -7,15 +12,13 @@ use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem};
 use crate::settings::SETTINGS;
 use crate::stack::Stack;
-use crate::value::Value;
+use crate::tree;
+use crate::value::{Value, read_bool};
 use crate::worker::{Strategy, WorkerChoice};
-use crate::world::{FileRead, Framework, World};
-
-/// The file that makes a directory an app.
-pub(crate) const APP_FILE: &str = "config/app.plist";
+use crate::world::{APP_FILE, FileRead, Framework, World};
 
 /// Variables whose names are probably misspelt, or that Kubernetes made up.
-pub(crate) fn variables(inputs: &crate::Inputs) -> Vec<Problem> {
+pub(crate) fn variables(inputs: &Inputs) -> Vec<Problem> {
     let set = inputs.env.iter().filter(|(_, value)| !value.is_empty());
     let named = set.filter_map(|(name, value)| Some((name.to_str()?, value.to_string_lossy())));
     named.filter_map(|(name, value)| unknown_variable(name, names::judge_variable(name, &value))).collect()
@@ -121,13 +124,30 @@ pub(crate) struct Settings<'s, 'l> {
     pub(crate) stack: &'s Stack<'l>,
     pub(crate) choice: &'s WorkerChoice,
     pub(crate) strategy: Strategy,
+    pub(crate) environment: &'s str,
+    pub(crate) inputs: &'s Inputs,
+    /// The files, lowest first.
+    pub(crate) trees: &'s [tree::File<'s>],
+    /// Settings that some layer has an invalid value for. What they contradict shows once they are mended.
+    pub(crate) rejected: BTreeSet<&'static str>,
     /// The place of a value, with its source line.
     pub(crate) place: &'s dyn Fn(&Leaf) -> Place,
 }
 
+/// A setting that a contradiction is about, and what is to be written under its value.
+type Party = (&'static str, &'static str);
+
 impl Settings<'_, '_> {
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let found = [self.jobs(), self.reuse_port(), self.headers(), self.descriptor(), self.node_id()];
+        let found = [
+            self.jobs(),
+            self.reuse_port(),
+            self.headers(),
+            self.descriptor(),
+            self.node_id(),
+            self.respawn_delays(),
+            self.shared_state(),
+        ];
         found.into_iter().flatten().chain(self.descriptor_thresholds()).collect()
     }
 
@@ -136,59 +156,119 @@ impl Settings<'_, '_> {
         match (self.stack.int(count), self.stack.text(command).trim().is_empty()) {
             (1.., true) => {
                 let message = "--job-worker-count requires --job-worker-cmd (or propane accessories jobWorkerCommand)";
-                Some(self.about(Problem::error(Code::JobsWithoutCommand, message).also(command), count))
+                let problem = Problem::error(Code::JobsWithoutCommand, message);
+                self.between(problem, (count, ""), &[(command, "this is no command")])
             }
             (0, false) => {
                 let message = format!("{command} is never run, because {count} is 0");
-                Some(self.about(Problem::warning(Code::CommandWithoutJobs, message).also(count), command))
+                let problem = Problem::warning(Code::CommandWithoutJobs, message);
+                self.between(problem, (command, ""), &[(count, "no job workers")])
             }
             _ => None,
         }
     }
 
     fn reuse_port(&self) -> Option<Problem> {
-        const COUNT: &str = "propaneAccessories.workerCount";
-        let asked = self.stack.winner("enableReusePort")?;
+        const KEY: &str = "enableReusePort";
+        const WORKERS: &str = "propaneAccessories.workerCount";
+        let asked = self.stack.winner(KEY)?;
         if asked.value != Value::Bool(false) || !asked.origin.is_explicit() {
             return None;
         }
-        let workers = self.stack.int(COUNT);
+        let workers = self.stack.int(WORKERS);
         if workers > 1 {
             let message = format!("enableReusePort = NO is overruled, because {workers} workers share the port");
-            return Some(
-                self.about(Problem::warning(Code::ReusePortOverruled, message).also(COUNT), "enableReusePort"),
-            );
+            let problem = Problem::warning(Code::ReusePortOverruled, message);
+            return self.between(problem, (KEY, ""), &[(WORKERS, "more than one")]);
         }
         let message = "enableReusePort = NO: a reload has to stop the old worker before it starts the new one";
-        let problem = self.about(Problem::warning(Code::ReloadGap, message), "enableReusePort");
-        self.strategy.binds_by_itself().then(|| problem.suggest("leave it out, or use socketStrategy = inherit"))
+        let problem = Problem::warning(Code::ReloadGap, message);
+        let problem = problem.suggest("leave it out, or use socketStrategy = inherit");
+        let strategy = ("propaneAccessories.socketStrategy", "workers bind by themselves");
+        if self.strategy.binds_by_itself() { self.between(problem, (KEY, ""), &[strategy]) } else { None }
     }
 
     fn headers(&self) -> Option<Problem> {
         let is_on = |key| self.stack.winner(key).is_some_and(|leaf| leaf.value == Value::Bool(true));
-        let is_pointless = is_on("cluster.emitHeaders") && !is_on("cluster.enabled");
-        let problem =
-            Problem::warning(Code::HeadersWithoutCluster, "cluster.emitHeaders has no effect without a cluster")
-                .also("cluster.enabled");
-        is_pointless.then(|| self.about(problem, "cluster.emitHeaders").suggest("set cluster.enabled = YES"))
+        if !is_on("cluster.emitHeaders") || is_on("cluster.enabled") {
+            return None;
+        }
+        let message = "cluster.emitHeaders has no effect without a cluster";
+        let problem = Problem::warning(Code::HeadersWithoutCluster, message).suggest("set cluster.enabled = YES");
+        self.between(problem, ("cluster.emitHeaders", ""), &[("cluster.enabled", "no cluster")])
     }
 
     /// A command that asks for a descriptor under a strategy that has none.
     fn descriptor(&self) -> Option<Problem> {
         let is_command = matches!(self.choice, WorkerChoice::Command { .. });
-        let contradicts = is_command && self.choice.takes_descriptor() && self.strategy.binds_by_itself();
+        if !is_command || !self.choice.takes_descriptor() || !self.strategy.binds_by_itself() {
+            return None;
+        }
         let message =
             format!("workerCommand uses {{fd}}, but with socketStrategy = {} there is none", self.strategy.as_str());
         let problem = Problem::error(Code::Strategy, message).expected("auto, inherit or shared");
-        let problem = problem.also("propaneAccessories.workerCommand");
-        contradicts.then(|| self.about(problem, "propaneAccessories.socketStrategy"))
+        let command = ("propaneAccessories.workerCommand", "asks for {fd}");
+        self.between(problem, ("propaneAccessories.socketStrategy", ""), &[command])
     }
 
     /// An id that is set, but only to spaces, is not one.
     fn node_id(&self) -> Option<Problem> {
         let id = self.stack.text("cluster.nodeID");
+        if id.is_empty() || !id.trim().is_empty() {
+            return None;
+        }
         let problem = Problem::warning(Code::EmptyValue, "cluster.nodeID is blank; the host name is used");
-        (!id.is_empty() && id.trim().is_empty()).then(|| self.about(problem, "cluster.nodeID"))
+        self.between(problem, ("cluster.nodeID", ""), &[])
+    }
+
+    /// A limit below what it limits. 0 says plainly that there is no growth.
+    fn respawn_delays(&self) -> Option<Problem> {
+        let (delay, most) = ("propaneAccessories.respawnDelayMs", "propaneAccessories.respawnDelayMaxMs");
+        let (first, limit) = (self.stack.int(delay), self.stack.int(most));
+        if limit == 0 || limit >= first {
+            return None;
+        }
+        let message = format!("{most} = {limit} is below {delay} = {first}: the delay never grows");
+        let problem = Problem::warning(Code::RespawnDelays, message);
+        self.between(problem, (most, ""), &[(delay, "already longer")])
+    }
+
+    /// Arlen's own advice: its workers keep their state in memory, each for itself, unless there is a place for it.
+    fn shared_state(&self) -> Option<Problem> {
+        const WORKERS: &str = "propaneAccessories.workerCount";
+        let is_arlens = matches!(self.choice, WorkerChoice::ArlenApp { .. } | WorkerChoice::FrameworkServer { .. });
+        let is_durable = |text: &str| read_bool(text) == Some(true);
+        let variable = |name| self.inputs.variable(name);
+        let has_place = self.app_text("database", "connectionString").is_some_and(|text| !text.trim().is_empty())
+            || self.app_text("state", "durable").is_some_and(is_durable)
+            || ["ARLEN_DATABASE_URL", "MOJOOBJC_DATABASE_URL"].into_iter().any(|name| variable(name).is_some())
+            || variable("ARLEN_STATE_DURABLE").and_then(OsStr::to_str).is_some_and(is_durable);
+        if !is_arlens
+            || self.trees.is_empty()
+            || has_place
+            || self.environment != "production"
+            || self.stack.int(WORKERS) <= 1
+        {
+            return None;
+        }
+        let message = format!("{} workers share no state: there is no database", self.stack.int(WORKERS));
+        let problem = Problem::warning(Code::SharedState, message);
+        let problem =
+            problem.suggest("set database.connectionString, or state.durable = YES if there is another store");
+        self.between(problem, (WORKERS, ""), &[])
+    }
+
+    /// The text of an app's key, from the highest file that has it.
+    fn app_text(&self, group: &str, name: &str) -> Option<&str> {
+        let find = |entries: &'_ [Entry<'_>], key: &str| entries.iter().position(|entry| entry.key == key);
+        self.trees.iter().rev().find_map(|(entries, _)| {
+            let Content::Dict(inner) = &entries[find(entries, group)?].value.content else { return None };
+            match &inner[find(inner, name)?].value.content {
+                Content::Text(text) => Some(&**text),
+                Content::Typed(value) => value.as_boolean().map(|on| if on { "YES" } else { "NO" }),
+                _ => None,
+            }
+        })
     }
 
     fn descriptor_thresholds(&self) -> Vec<Problem> {
@@ -201,22 +281,27 @@ impl Settings<'_, '_> {
             (RETIRE, "workers are replaced before there is a warning"),
         ];
         let wrong = pairs.into_iter().filter(|(low, _)| is_below_warning(low));
-        wrong.map(|(low, consequence)| self.disorder(WARN, low, consequence)).collect()
+        wrong.filter_map(|(low, consequence)| self.disorder(WARN, low, consequence)).collect()
     }
 
-    fn disorder(&self, high: &str, low: &'static str, consequence: &str) -> Problem {
+    fn disorder(&self, high: &'static str, low: &'static str, consequence: &str) -> Option<Problem> {
         let (more, less) = (self.stack.int(high), self.stack.int(low));
         let message = format!("{high} = {more} is above {low} = {less}: {consequence}");
-        self.about(Problem::warning(Code::DescriptorThresholds, message).also(low), high)
+        self.between(Problem::warning(Code::DescriptorThresholds, message), (high, ""), &[(low, "lower")])
     }
 
-    /// The problem with its key and the place of that key's value.
-    fn about(&self, problem: Problem, key: &str) -> Problem {
-        let explicit = self.stack.winner(key).filter(|leaf| leaf.origin.is_explicit());
-        let problem = problem.key(key);
-        match explicit {
-            Some(leaf) => problem.at((self.place)(leaf)),
-            None => problem,
+    /// The problem at the value of the setting it is about, with the values of the others. Nothing if one of them is
+    /// invalid somewhere, which is told on its own. A value that nobody set has no place; where that is the one it is
+    /// about, the first other one that was set is where to look.
+    fn between(&self, problem: Problem, about: Party, others: &[Party]) -> Option<Problem> {
+        let parties = || std::iter::once(&about).chain(others);
+        if parties().any(|(key, _)| self.rejected.contains(key)) {
+            return None;
         }
+        let explicit = |key: &str| self.stack.winner(key).filter(|leaf| leaf.origin.is_explicit());
+        let mut places = parties().filter_map(|(key, label)| Some((self.place)(explicit(key)?).label(*label)));
+        let problem = others.iter().fold(problem.key(about.0), |problem, (key, _)| problem.also(key));
+        let Some(first) = places.next() else { return Some(problem) };
+        Some(places.fold(problem.at(first), Problem::related))
     }
 }

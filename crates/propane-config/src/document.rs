@@ -117,19 +117,45 @@ impl Fault {
     }
 }
 
+/// What came of reading a file, mistakes included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading<'a> {
+    /// What could be read. Where there are faults, entries may be missing.
+    pub document: Option<Document<'a>>,
+    /// Why the file is no property list, in the order in which that was found. Without any, there is a document.
+    pub faults: Vec<Fault>,
+}
+
 /// Reads a property list in any of its three forms.
 pub fn read(bytes: &[u8]) -> Result<Document<'_>, Fault> {
+    let Reading { document, faults } = examine(bytes);
+    let nothing = || Fault::nowhere("holds nothing that can be read");
+    faults.into_iter().next().map_or_else(|| document.ok_or_else(nothing), Err)
+}
+
+/// Reads a property list in any of its three forms, and as much as possible of one that has mistakes.
+pub fn examine(bytes: &[u8]) -> Reading<'_> {
     if bytes.len() > MAX_BYTES {
-        return Err(Fault::nowhere(format!("is larger than {} MiB", MAX_BYTES >> 20)));
+        return Err(Fault::nowhere(format!("is larger than {} MiB", MAX_BYTES >> 20))).into();
     }
     if bytes.starts_with(b"bplist00") {
-        return foreign::read_binary(bytes);
+        return foreign::read_binary(bytes).into();
     }
     let text = without_bom(bytes);
     if looks_like_xml(text) {
-        return foreign::read_xml(text);
+        return foreign::read_xml(text).into();
     }
     openstep::read(text)
+}
+
+/// A reader that stops at the first mistake.
+impl<'a> From<Result<Document<'a>, Fault>> for Reading<'a> {
+    fn from(read: Result<Document<'a>, Fault>) -> Self {
+        match read {
+            Ok(document) => Self { document: Some(document), faults: Vec::new() },
+            Err(fault) => Self { document: None, faults: vec![fault] },
+        }
+    }
 }
 
 /// The text after a UTF-8 byte order mark, which editors on Windows put there.

@@ -27,6 +27,7 @@ pub mod secrets;
 mod settings;
 mod source;
 mod stack;
+mod sweep;
 mod tree;
 mod value;
 mod worker;
@@ -48,6 +49,7 @@ pub use settings::{
     RuntimeLimits, SETTINGS, Setting, row_of, setting,
 };
 pub use source::Quote;
+pub use sweep::{CheckedFile, Sweep};
 pub use tree::tree_to_json;
 pub use value::{Kind, Misfit, Shape, Value};
 pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice};

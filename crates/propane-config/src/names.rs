@@ -67,9 +67,9 @@ pub(crate) fn key_meant_at_top(name: &str) -> Option<&'static str> {
     elsewhere(name).filter(|meant| meant.len() - name.len() > 1 && name.len() >= LONG_ENOUGH).or_else(near)
 }
 
-/// The key whose last part is exactly `name`, in whatever place.
+/// The key whose last part is `name` but for its case, in whatever place.
 fn elsewhere(name: &str) -> Option<&'static str> {
-    SETTINGS.iter().find(|setting| setting.name() == name).map(|setting| setting.key)
+    SETTINGS.iter().find(|setting| setting.name().eq_ignore_ascii_case(name)).map(|setting| setting.key)
 }
 
 /// What a variable in our name space is.

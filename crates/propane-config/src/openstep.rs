@@ -7,11 +7,15 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use crate::document::{Content, Document, Entry, Fault, MAX_DEPTH, MAX_VALUES, Node, Remark, RemarkKind, Span};
+use crate::document::{
+    Content, Document, Entry, Fault, MAX_DEPTH, MAX_VALUES, Node, Reading, Remark, RemarkKind, Span,
+};
 use crate::openstep_data::{self as data};
 
 /// Remarks that are reported one by one; a file that earns more has one thing wrong with it many times.
 const MAX_REMARKS: usize = 20;
+/// Mistakes after which the rest of a file is not read: it is something else than a property list.
+const MAX_FAULTS: usize = 10;
 
 /// Bytes of words that need no quotes.
 static BARE: [bool; 256] = bare_bytes();
@@ -75,19 +79,20 @@ pub fn scalar(value: &plist::Value) -> String {
     }
 }
 
-/// Reads a text that is not longer than [`crate::document::MAX_BYTES`].
-pub(crate) fn read(text: &[u8]) -> Result<Document<'_>, Fault> {
-    let mut reader =
-        Reader { text, at: 0, depth: 0, values: 0, remarks: Vec::new(), more_remarks: 0, open_comment: None };
-    let root = reader.document()?;
-    if let Some(comment) = reader.open_comment {
-        reader.remark(comment, RemarkKind::OpenComment);
-    }
-    if reader.more_remarks > 0 {
-        let span = reader.here();
-        reader.remarks.push(Remark { span, kind: RemarkKind::AndMore(reader.more_remarks) });
-    }
-    Ok(Document { root, remarks: reader.remarks })
+/// Reads a text that is not longer than [`crate::document::MAX_BYTES`], past the mistakes that leave no doubt where the
+/// next entry starts.
+pub(crate) fn read(text: &[u8]) -> Reading<'_> {
+    let mut reader = Reader { text, at: 0, depth: 0, values: 0, found: Found::default() };
+    let root = match reader.document() {
+        Ok(root) => Some(root),
+        Err(fault) => {
+            reader.found.faults.push(fault);
+            None
+        }
+    };
+    let end = reader.here();
+    let Found { remarks, faults, .. } = reader.found.finish(end);
+    Reading { document: root.map(|root| Document { root, remarks }), faults }
 }
 
 struct Reader<'a> {
@@ -95,9 +100,47 @@ struct Reader<'a> {
     at: usize,
     depth: usize,
     values: usize,
+    found: Found,
+}
+
+/// What there is to say about a text.
+#[derive(Default)]
+struct Found {
     remarks: Vec<Remark>,
     more_remarks: usize,
+    faults: Vec<Fault>,
+    /// No further mistake is looked for.
+    is_over: bool,
+    /// That the file ends too early was said.
+    is_cut: bool,
     open_comment: Option<Span>,
+    /// Where to go on after a quoted text that is never closed: the end of its first line.
+    resume_at: Option<usize>,
+}
+
+impl Found {
+    /// Says what can only be said at the end.
+    fn finish(mut self, end: Span) -> Self {
+        let is_blamed = |comment| self.faults.iter().any(|fault| fault.span == Some(comment));
+        if let Some(comment) = self.open_comment.filter(|comment| !is_blamed(*comment)) {
+            self.remark(comment, RemarkKind::OpenComment);
+        }
+        // A character that cannot start a value leaves an empty one, and is told already.
+        let is_told = |remark: &Remark| self.faults.iter().any(|fault| fault.span == Some(remark.span));
+        self.remarks.retain(|remark| remark.kind != RemarkKind::EmptyValue || !is_told(remark));
+        if self.more_remarks > 0 {
+            self.remarks.push(Remark { span: end, kind: RemarkKind::AndMore(self.more_remarks) });
+        }
+        self
+    }
+
+    fn remark(&mut self, span: Span, kind: RemarkKind) {
+        if self.remarks.len() < MAX_REMARKS {
+            self.remarks.push(Remark { span, kind });
+        } else {
+            self.more_remarks += 1;
+        }
+    }
 }
 
 type Read<T> = Result<T, Fault>;
@@ -114,15 +157,33 @@ impl<'a> Reader<'a> {
         match (self.peek(), first) {
             (None, first) => Ok(first),
             (Some(b'='), Node { content: Content::Text(key), span: Some(span) }) => self.braceless((key, span)),
-            (Some(found), first) => Err(self.after_end(found, &first)),
+            (Some(found), first) => {
+                let fault = self.after_end(found, &first);
+                let is_whole = matches!(first.content, Content::Dict(_));
+                if is_whole { self.note(fault).map(|()| first) } else { Err(fault) }
+            }
         }
     }
 
     fn braceless(&mut self, key: Key<'a>) -> Read<Node<'a>> {
-        self.remark(key.1, RemarkKind::Braceless);
+        self.found.remark(key.1, RemarkKind::Braceless);
         let start = key.1.start as usize;
         let entries = self.entries(None, Some(key))?;
         Ok(Node { content: Content::Dict(entries), span: Some(self.since(start)) })
+    }
+
+    /// Remembers a mistake that the reader can go on after. Hands it back if it cannot.
+    fn note(&mut self, mut fault: Fault) -> Read<()> {
+        if self.found.is_over {
+            return Err(fault);
+        }
+        if self.found.faults.len() + 1 == MAX_FAULTS {
+            fault.help = Some("the rest of the file was not read".to_owned());
+            self.found.is_over = true;
+            return Err(fault);
+        }
+        self.found.faults.push(fault);
+        Ok(())
     }
 
     /// Anything after the value of the file.
@@ -142,6 +203,7 @@ impl<'a> Reader<'a> {
         self.skip_space();
         self.values += 1;
         if self.values > MAX_VALUES {
+            self.found.is_over = true;
             return Err(self.fault(self.here(), &format!("more than {MAX_VALUES} values"), "", None));
         }
         let start = self.at;
@@ -154,7 +216,7 @@ impl<'a> Reader<'a> {
             Some(_) => Content::Text(self.bare()?),
         };
         if self.at == start {
-            self.remark(self.character(), RemarkKind::EmptyValue);
+            self.found.remark(self.character(), RemarkKind::EmptyValue);
         }
         Ok(Node { content, span: Some(self.since(start)) })
     }
@@ -162,6 +224,7 @@ impl<'a> Reader<'a> {
     fn nested(&mut self, read: fn(&mut Self) -> Read<Content<'a>>) -> Read<Content<'a>> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
+            self.found.is_over = true;
             return Err(self.fault(self.character(), &format!("nested deeper than {MAX_DEPTH}"), "", None));
         }
         let content = read(self)?;
@@ -177,35 +240,122 @@ impl<'a> Reader<'a> {
 
     /// Entries up to the brace that closes `open`, or without one up to the end of the file.
     fn entries(&mut self, open: Option<Span>, mut first: Option<Key<'a>>) -> Read<Vec<Entry<'a>>> {
-        let mut entries = Vec::new();
+        let (mut entries, depth) = (Vec::new(), self.depth);
         loop {
             if first.is_none() && self.closes(open)? {
                 break;
             }
-            let (key, key_span) = match first.take() {
-                Some(key) => key,
-                None => self.key()?,
+            let entry = match self.entry(first.take()) {
+                Ok(entry) => entry,
+                Err(fault) => {
+                    self.give_up_entry(fault)?;
+                    self.depth = depth;
+                    continue;
+                }
             };
-            self.expect_equals(&key)?;
-            let value = self.value()?;
-            entries.push(Entry { key, key_span: Some(key_span), value });
+            let value = entry.value.span.map_or(self.at, |span| span.start as usize);
             let end = self.at;
-            match (self.closes(open)?, self.peek()) {
-                (true, _) => break,
-                (false, Some(b';')) => self.at += 1,
-                (false, found) => return Err(self.no_semicolon(end, found)),
+            let is_last = self.closes(open)?;
+            match self.peek() {
+                _ if is_last => {}
+                Some(b';') => self.at += 1,
+                found => {
+                    if !self.goes_on_without_semicolon(value, end, found)? {
+                        continue;
+                    }
+                }
+            }
+            entries.push(entry);
+            if is_last {
+                break;
             }
         }
         self.drop_duplicates(&mut entries);
         Ok(entries)
     }
 
-    /// Whether the dictionary ends here. A missing `}` is blamed on the `{` that nothing closes.
+    fn entry(&mut self, key: Option<Key<'a>>) -> Read<Entry<'a>> {
+        let (key, key_span) = match key {
+            Some(key) => key,
+            None => self.key()?,
+        };
+        self.expect_equals(&key)?;
+        let value = self.value()?;
+        Ok(Entry { key, key_span: Some(key_span), value })
+    }
+
+    /// Notes why an entry cannot be read, and goes on at the next one.
+    fn give_up_entry(&mut self, fault: Fault) -> Read<()> {
+        // Bytes that no text holds are no slip of a hand.
+        let is_text = |span: Span| !self.text[span.start as usize..].starts_with(&[0]);
+        if fault.span.is_some_and(|span| !is_text(span)) {
+            return Err(fault);
+        }
+        self.note(fault)?;
+        match self.found.resume_at.take() {
+            Some(at) => self.at = at,
+            None => self.skip_entry(),
+        }
+        Ok(())
+    }
+
+    /// Goes behind the `;` that ends this entry, to what closes its dictionary, or to a line that starts another one.
+    fn skip_entry(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'{' | b'(' => depth += 1,
+                b'}' if depth == 0 => return,
+                b'}' | b')' => depth = depth.saturating_sub(1),
+                b'"' => self.at = self.end_of_quoted_on_line(),
+                b'\n' if depth == 0 && self.starts_entry(self.at + 1) => return,
+                _ => {}
+            }
+            self.at += 1;
+            if byte == b';' && depth == 0 {
+                return;
+            }
+        }
+        self.found.is_cut = true;
+    }
+
+    /// The quote that closes the text here, or the last byte of its line.
+    fn end_of_quoted_on_line(&self) -> usize {
+        let mut at = self.at + 1;
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'"' => return at,
+                b'\n' => return at - 1,
+                b'\\' => at += 2,
+                _ => at += 1,
+            }
+        }
+        self.text.len()
+    }
+
+    /// Whether the line that starts at `at` begins with a key and `=`.
+    fn starts_entry(&self, at: usize) -> bool {
+        let line = self.text.get(at..).unwrap_or_default().trim_ascii_start();
+        let key = match line {
+            [b'"', rest @ ..] => rest.iter().position(|byte| matches!(byte, b'"' | b'\n')).map(|length| length + 2),
+            _ => line.iter().position(|byte| !BARE[usize::from(*byte)]).filter(|length| *length > 0),
+        };
+        let after = key.and_then(|length| line.get(length..)).unwrap_or_default();
+        after.iter().find(|byte| !matches!(byte, b' ' | b'\t')) == Some(&b'=')
+    }
+
+    /// Whether the dictionary ends here. A missing `}` is blamed on the innermost `{` that nothing closes.
     fn closes(&mut self, open: Option<Span>) -> Read<bool> {
         self.skip_space();
         match (self.peek(), open) {
             (None, None) => Ok(true),
-            (None, Some(open)) => Err(self.fault(open, "this '{' is never closed", "", None)),
+            (None, Some(open)) => {
+                if !self.found.is_cut {
+                    self.found.is_cut = true;
+                    self.note(self.fault(open, "this '{' is never closed", "", None))?;
+                }
+                Ok(true)
+            }
             (Some(b'}'), Some(_)) => {
                 self.at += 1;
                 Ok(true)
@@ -235,15 +385,34 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What follows a value is neither `;` nor the end of its dictionary. A value that ends its line lacks the `;`
-    /// there, whatever the next line holds.
-    fn no_semicolon(&self, end: usize, found: Option<u8>) -> Fault {
-        let between = &self.text[end..self.at];
-        if found.is_some_and(|byte| BARE[usize::from(byte)] || byte == b'"') && between.contains(&b'\n') {
-            let fault = self.fault(span(end.saturating_sub(1), end), "expected ';' after this value", "", None);
-            return Fault { found: Some(self.character()), ..fault };
+    /// What follows the value at `value..end` is neither `;` nor the end of its dictionary. Notes that, goes on at the
+    /// next entry, and says whether the value was a whole one.
+    fn goes_on_without_semicolon(&mut self, value: usize, end: usize, found: Option<u8>) -> Read<bool> {
+        let starts_word = found.is_some_and(|byte| BARE[usize::from(byte)] || byte == b'"');
+        let line_end = |from: usize| {
+            let rest = &self.text[from..end];
+            rest.iter().position(|byte| *byte == b'\n').map(|length| from + length)
+        };
+        if self.text[value] == b'"'
+            && let Some(line_end) = line_end(value)
+            && end == self.at
+        {
+            let help = "it runs over the end of its line, up to the next quote";
+            let fault =
+                self.fault(span(value, value + 1), "this quoted text is not closed on its line", "", Some(help));
+            self.note(fault)?;
+            self.at = line_end;
+            return Ok(false);
         }
-        self.fault(self.character(), "expected ';' or '}'", "", found.and_then(hint))
+        if starts_word && self.text[end..self.at].contains(&b'\n') {
+            // A value that ends its line lacks the `;` there, whatever the next line holds.
+            let fault = self.fault(span(end.saturating_sub(1), end), "expected ';' after this value", "", None);
+            self.note(Fault { found: Some(self.character()), ..fault })?;
+            return Ok(true);
+        }
+        let fault = self.fault(self.character(), "expected ';' or '}'", "", found.and_then(hint));
+        self.give_up_entry(fault)?;
+        Ok(false)
     }
 
     /// The last of several equal keys wins, as it does in GNUstep.
@@ -261,7 +430,7 @@ impl<'a> Reader<'a> {
         losers.sort_unstable();
         for (loser, again) in &losers {
             let (Some(span), Some(again)) = (entries[*loser].key_span, entries[*again].key_span) else { continue };
-            self.remark(span, RemarkKind::DuplicateKey { key: entries[*loser].key.clone().into_owned(), again });
+            self.found.remark(span, RemarkKind::DuplicateKey { key: entries[*loser].key.clone().into_owned(), again });
         }
         let mut index = 0..;
         entries.retain(|_| {
@@ -322,7 +491,11 @@ impl<'a> Reader<'a> {
                 Some(b'"') => break,
                 Some(b'\\') => (escaped, end) = (true, end + 2),
                 Some(_) => end += 1,
-                None => return Err(self.fault(open, "this quoted text is never closed", "", None)),
+                None => {
+                    let line = self.text[self.at..].iter().position(|byte| *byte == b'\n');
+                    self.found.resume_at = Some(line.map_or(self.text.len(), |length| self.at + length));
+                    return Err(self.fault(open, "this quoted text is never closed", "", None));
+                }
             }
         }
         self.at = end + 1;
@@ -334,7 +507,7 @@ impl<'a> Reader<'a> {
             self.fault(span(start + at, start + at + length), "half of a surrogate pair", "", None)
         })?;
         if is_cut {
-            self.remark(self.since(start - 1), RemarkKind::CutEscape);
+            self.found.remark(self.since(start - 1), RemarkKind::CutEscape);
         }
         Ok(Cow::Owned(text))
     }
@@ -411,7 +584,7 @@ impl<'a> Reader<'a> {
         if let Some(length) = rest.windows(2).position(|pair| pair == b"*/") {
             self.at += 2 + length + 2;
         } else {
-            self.open_comment = Some(span(self.at, self.at + 2));
+            self.found.open_comment = Some(span(self.at, self.at + 2));
             self.at = self.text.len();
         }
     }
@@ -435,21 +608,13 @@ impl<'a> Reader<'a> {
         span(self.at, self.at + usize::from(!rest.is_empty()) + more)
     }
 
-    fn remark(&mut self, span: Span, kind: RemarkKind) {
-        if self.remarks.len() < MAX_REMARKS {
-            self.remarks.push(Remark { span, kind });
-        } else {
-            self.more_remarks += 1;
-        }
-    }
-
     fn unexpected(&self, span: Span, wanted: &str) -> Fault {
         let found = self.peek().and_then(hint);
         self.fault(span, &format!("expected {wanted}"), "", found)
     }
 
     fn fault(&self, span: Span, message: &str, label: &str, help: Option<&str>) -> Fault {
-        let (span, message) = match self.open_comment {
+        let (span, message) = match self.found.open_comment {
             Some(comment) => (comment, "this comment is never closed"),
             None => (span, message),
         };

@@ -8,6 +8,7 @@ use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem};
 use crate::settings::{OPTIONS, Setting};
 use crate::value::{Value, read_bool};
+use crate::world::ENVIRONMENTS;
 
 /// The options as they were given, before anything was looked at.
 #[derive(Debug, Clone)]
@@ -84,7 +85,7 @@ impl Options {
     /// The environment's file, relative to the app root; `None` if its name cannot be part of a path.
     pub(crate) fn environment_file(&self) -> Option<String> {
         let name = &self.environment.value;
-        is_environment_name(name).then(|| format!("config/environments/{name}.plist"))
+        is_environment_name(name).then(|| format!("{ENVIRONMENTS}/{name}.plist"))
     }
 
     pub(crate) fn run_options(&self, inputs: &Inputs, physical: Option<&Path>, framework: Option<&Path>) -> RunOptions {

@@ -33,6 +33,9 @@ pub struct Problem {
     /// Other places that have to do with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub related: Vec<Place>,
+    /// The environments it is about, where several were looked at, not all have it and its place does not tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<String>,
 }
 
 /// A place and what is to be said about it there.
@@ -124,12 +127,36 @@ codes! {
     CommandWithoutJobs = "command-without-jobs",
     /// Descriptor thresholds in an order that makes one of them pointless.
     DescriptorThresholds = "descriptor-thresholds",
+    /// A longest delay below the shortest.
+    RespawnDelays = "respawn-delays",
+    /// Several Arlen workers in production with no place for what they share.
+    SharedState = "shared-state",
     /// An explicit NO that several workers overrule.
     ReusePortOverruled = "reuse-port-overruled",
     /// An explicit NO that makes reloads interrupt the service.
     ReloadGap = "reload-gap",
     /// Cluster headers without a cluster.
     HeadersWithoutCluster = "headers-without-cluster",
+}
+
+impl Code {
+    /// Whether a single file has it, whatever the others hold.
+    pub(crate) const fn is_of_one_file(self) -> bool {
+        matches!(
+            self,
+            Self::Syntax
+                | Self::Unreadable
+                | Self::Type
+                | Self::Range
+                | Self::UnknownKey
+                | Self::DuplicateKey
+                | Self::EmptyValue
+                | Self::AndMore
+                | Self::CutEscape
+                | Self::OpenComment
+                | Self::Braceless
+        )
+    }
 }
 
 impl Serialize for Code {
@@ -158,6 +185,7 @@ impl Problem {
             expected: None,
             suggestion: None,
             related: Vec::new(),
+            environments: Vec::new(),
         }
     }
 

@@ -13,7 +13,7 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let title = level.primary_title(normalize_untrusted_str(&problem.message)).id(problem.code.as_str());
+    let title = level.primary_title(one_line_of(&problem.message)).id(problem.code.as_str());
     let places = problem.place.iter().chain(&problem.related);
     let mut group = Group::with_title(title);
     for (index, place) in places.enumerate() {
@@ -23,6 +23,9 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
     // A message that ends with it need not repeat it.
     if let Some(expected) = problem.expected.as_ref().filter(|expected| !problem.message.ends_with(*expected)) {
         group = group.element(Level::NOTE.message(format!("expected {}", normalize_untrusted_str(expected))));
+    }
+    if !problem.environments.is_empty() {
+        group = group.element(Level::NOTE.message(format!("in the environment {}", problem.environments.join(", "))));
     }
     if let Some(suggestion) = &problem.suggestion {
         group = group.element(Level::HELP.message(normalize_untrusted_str(suggestion)));
@@ -42,7 +45,12 @@ pub fn one_line(problem: &Problem) -> String {
     let label =
         place.filter(|place| !place.label.is_empty()).map_or(String::new(), |place| format!(" ({})", place.label));
     let suggestion = problem.suggestion.as_ref().map_or(String::new(), |suggestion| format!("; {suggestion}"));
-    normalize_untrusted_str(&format!("{severity}: {location}{}{label}{suggestion}", problem.message))
+    one_line_of(&format!("{severity}: {location}{}{label}{suggestion}", problem.message))
+}
+
+/// Text from outside as part of one line: names of variables and files may hold anything.
+pub fn one_line_of(text: &str) -> String {
+    normalize_untrusted_str(&text.replace(['\n', '\r'], " "))
 }
 
 fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
@@ -58,11 +66,11 @@ fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
 }
 
 fn unquoted(place: &Place, name: &str) -> Vec<Element<'static>> {
-    let location = Location::path(normalize_untrusted_str(name));
+    let location = Location::path(one_line_of(name));
     let location = match &place.origin {
         Origin::File { position: Some(at), .. } => location.line(at.line).char_column(at.column),
         _ => location,
     };
-    let label = (!place.label.is_empty()).then(|| Level::NOTE.message(normalize_untrusted_str(&place.label)).into());
+    let label = (!place.label.is_empty()).then(|| Level::NOTE.message(one_line_of(&place.label)).into());
     std::iter::once(location.into()).chain(label).collect()
 }

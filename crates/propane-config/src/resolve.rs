@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::check::{self, APP_FILE};
+use crate::check;
 use crate::choices::SocketStrategy;
 use crate::derive::derive;
-use crate::document::{self, Content, Document, RemarkKind};
+use crate::document::{self, Content, Reading, RemarkKind};
 use crate::inputs::Inputs;
 use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
 use crate::options::{self, Options, RunOptions};
@@ -18,7 +18,7 @@ use crate::stack::Stack;
 use crate::tree;
 use crate::value::Value;
 use crate::worker::{Strategy, Worker, WorkerChoice};
-use crate::world::{FileRead, Framework, World};
+use crate::world::{APP_FILE, FileRead, Framework, World};
 
 /// A configuration with everything that can be said about it.
 #[derive(Debug, Clone)]
@@ -94,8 +94,10 @@ pub enum FileState {
     Read,
     /// There is none.
     Missing,
-    /// It cannot be read, or is no property list.
+    /// It cannot be read.
     Unreadable,
+    /// It was read, but is no property list of settings. None of its values count.
+    Invalid,
 }
 
 impl Resolution {
@@ -144,6 +146,8 @@ pub(crate) fn resolve(inputs: &Inputs, options: &Options, world: &World, kept: O
     ];
     let sources: Vec<_> = files.iter().map(|file| (file.kind, &file.source)).collect();
 
+    let trees: Vec<_> = files.iter().filter_map(FileLayer::tree).collect();
+
     let mut findings = Findings::default();
     let mut layers = vec![Layer::builtin()];
     layers.extend(files.iter().map(|file| file.layer(&mut findings)));
@@ -157,18 +161,30 @@ pub(crate) fn resolve(inputs: &Inputs, options: &Options, world: &World, kept: O
     let derived = derive(&stack, strategy, inputs.hostname.as_deref());
 
     let place = |leaf: &Leaf| place_of(leaf, &sources);
-    let settings = check::Settings { stack: &stack, choice: &worker.choice, strategy, place: &place };
+    let rejected = findings.rejected.iter().map(|rejected| rejected.setting.key).collect();
+    let settings = check::Settings {
+        stack: &stack,
+        choice: &worker.choice,
+        strategy,
+        environment: &options.environment.value,
+        inputs,
+        trees: &trees,
+        rejected,
+        place: &place,
+    };
     let mut problems = options.problems.clone();
     problems.extend(check::files(options, world, &worker.choice));
     problems.extend(findings.problems);
     problems.extend(findings.rejected.into_iter().map(|rejected| judge(rejected, &stack, &place)));
     problems.extend(command_problem);
     problems.extend(check::variables(inputs));
-    problems.extend(settings.problems());
+    // With values missing, contradictions would be those of the defaults.
+    if files.iter().all(|file| matches!(file.state(), FileState::Read | FileState::Missing)) {
+        problems.extend(settings.problems());
+    }
     problems.sort_by_cached_key(order);
 
     let stack = Stack::new(layers.iter().chain([&derived]));
-    let trees: Vec<_> = files.iter().filter_map(FileLayer::tree).collect();
     let framework = match &world.framework {
         Framework::Found { root, .. } => Some(root.as_path()),
         Framework::None | Framework::Invalid(_) => None,
@@ -196,30 +212,33 @@ struct FileLayer<'w> {
     kind: LayerKind,
     source: Source<'w>,
     read: &'w FileRead,
-    document: Option<Result<Document<'w>, document::Fault>>,
+    reading: Option<Reading<'w>>,
 }
 
 impl<'w> FileLayer<'w> {
     fn read(kind: LayerKind, path: &'w str, read: &'w FileRead) -> Self {
-        let document = matches!(read, FileRead::Read(_)).then(|| document::read(read.bytes()));
-        Self { kind, source: Source::new(path, read.bytes()), read, document }
+        let reading = matches!(read, FileRead::Read(_)).then(|| document::examine(read.bytes()));
+        Self { kind, source: Source::new(path, read.bytes()), read, reading }
     }
 
+    /// The file's values. One that is no property list has none, but what is wrong with what could be read of it is
+    /// told all the same.
     fn layer(&self, findings: &mut Findings) -> Layer {
-        match (&self.document, self.read) {
-            (Some(Ok(document)), _) => {
-                findings.problems.extend(document.remarks.iter().map(|remark| self.remark(remark)));
-                return Layer::file(self.kind, &self.source, document, findings);
-            }
-            (Some(Err(fault)), _) => findings.problems.push(self.syntax_error(fault)),
-            (None, FileRead::Unreadable(error)) => {
-                let message = format!("cannot read {}: {error}", self.source.path);
-                let place = Place::in_file(&self.source, None);
-                findings.problems.push(Problem::error(Code::Unreadable, message).at(place));
-            }
-            (None, _) => {}
+        if let FileRead::Unreadable(error) = self.read {
+            let message = format!("cannot read {}: {error}", self.source.path);
+            findings.problems.push(Problem::error(Code::Unreadable, message).at(Place::in_file(&self.source, None)));
         }
-        Layer::new(self.kind)
+        let Some(reading) = &self.reading else { return Layer::new(self.kind) };
+        findings.problems.extend(reading.faults.iter().map(|fault| self.syntax_error(fault)));
+        let Some(document) = &reading.document else { return Layer::new(self.kind) };
+        let layer = Layer::file(self.kind, &self.source, document, findings);
+        let remarks = document.remarks.iter().map(|remark| self.remark(remark));
+        // A value that is rejected is not also remarked on.
+        let place = |problem: &Problem| problem.place.as_ref().map(|place| place.origin.clone());
+        let is_told = |problem: &Problem| findings.rejected.iter().any(|told| place(&told.problem) == place(problem));
+        let remarks: Vec<_> = remarks.filter(|remark| !is_told(remark)).collect();
+        findings.problems.extend(remarks);
+        if reading.faults.is_empty() { layer } else { Layer::new(self.kind) }
     }
 
     fn syntax_error(&self, fault: &document::Fault) -> Problem {
@@ -266,17 +285,19 @@ impl<'w> FileLayer<'w> {
     }
 
     fn tree(&self) -> Option<tree::File<'_>> {
-        match &self.document.as_ref()?.as_ref().ok()?.root.content {
+        let reading = self.reading.as_ref().filter(|reading| reading.faults.is_empty())?;
+        match &reading.document.as_ref()?.root.content {
             Content::Dict(entries) => Some((entries, &self.source)),
             _ => None,
         }
     }
 
     fn state(&self) -> FileState {
-        match (&self.document, self.read) {
-            (Some(Ok(_)), _) => FileState::Read,
-            (None, FileRead::Missing) => FileState::Missing,
-            _ => FileState::Unreadable,
+        match self.read {
+            FileRead::Missing => FileState::Missing,
+            FileRead::Unreadable(_) => FileState::Unreadable,
+            FileRead::Read(_) if self.tree().is_some() => FileState::Read,
+            FileRead::Read(_) => FileState::Invalid,
         }
     }
 }
@@ -307,7 +328,7 @@ fn judge(rejected: Rejected, stack: &Stack<'_>, place: &dyn Fn(&Leaf) -> Place) 
 }
 
 /// Problems are told in the order of the layers, those of one file from its top down.
-fn order(problem: &Problem) -> (u8, String, usize, usize) {
+pub(crate) fn order(problem: &Problem) -> (u8, String, usize, usize) {
     match problem.place.as_ref().map(|place| &place.origin) {
         Some(Origin::File { path, position }) => {
             let (line, column) = position.map_or((0, 0), |at| (at.line, at.column));

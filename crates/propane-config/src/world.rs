@@ -1,13 +1,20 @@
 //! What a resolution depends on in the file system. Looked at here, judged elsewhere.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::document::MAX_BYTES;
 use crate::inputs::Inputs;
-use crate::options::Options;
+use crate::options::{Options, is_environment_name};
+
+/// The file that makes a directory an app.
+pub(crate) const APP_FILE: &str = "config/app.plist";
+/// Where environments have their files.
+pub(crate) const ENVIRONMENTS: &str = "config/environments";
 
 /// How deep and how wide a source directory is searched, so that a link to `/` costs nothing.
 const SEARCH_DEPTH: usize = 16;
@@ -67,12 +74,11 @@ impl World {
         let app_root = enter(&options.app_root.path);
         let framework = find_framework(options, inputs);
         let Ok(root) = &app_root else { return Self::without_app(app_root, framework) };
-        let config = root.join("config");
         let environment_file = options.environment_file().map_or(FileRead::Missing, |name| read(&root.join(name)));
         Self {
-            app_file: read(&config.join("app.plist")),
+            app_file: read(&root.join(APP_FILE)),
             environment_file,
-            environments: environments(&config.join("environments")),
+            environments: environments(root),
             has_app_binary: is_executable(&app_binary(root)),
             has_app_sources: root.join("app_lite.m").is_file() || has_sources(&root.join("src")),
             framework,
@@ -140,12 +146,26 @@ fn try_read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn environments(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<_> = names.filter_map(|name| name.strip_suffix(".plist").map(ToOwned::to_owned)).collect();
+/// The names of the files that can be environments', sorted. Without the directory there are none.
+pub(crate) fn environment_names(app_root: &Path) -> io::Result<Vec<OsString>> {
+    let entries = match fs::read_dir(app_root.join(ENVIRONMENTS)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let file = entry?.file_name();
+        names.extend(file.as_bytes().strip_suffix(b".plist").map(|name| OsStr::from_bytes(name).to_owned()));
+    }
     names.sort_unstable();
-    names
+    Ok(names)
+}
+
+/// The environments that have a file.
+fn environments(app_root: &Path) -> Vec<String> {
+    let names = environment_names(app_root).unwrap_or_default().into_iter();
+    names.filter_map(|name| name.into_string().ok()).filter(|name| is_environment_name(name)).collect()
 }
 
 fn find_framework(options: &Options, inputs: &Inputs) -> Framework {

@@ -399,6 +399,36 @@ fn a_missing_app_file_is_an_error_unless_something_says_what_to_run() {
     }
 }
 
+/// Arlen's workers keep state in memory, each for itself; nobody else's do.
+#[test]
+fn several_arlen_workers_in_production_want_a_place_for_their_state() {
+    let arlen = |text: &str| App::new(text).program(".boomhauer/build/boomhauer-app");
+    let resolution = arlen("{ propaneAccessories = { workerCount = 2; }; }").load();
+    let problem = only_problem(&resolution);
+    assert_eq!((problem.code, problem.is_error()), (Code::SharedState, false));
+    assert_eq!(problem.place.as_ref().unwrap().origin.to_string(), "config/app.plist:1:40");
+    for fine in [
+        arlen("{ propaneAccessories = { workerCount = 1; }; }"),
+        arlen("{ database = { connectionString = \"db\"; }; }"),
+        arlen("{ state = { durable = YES; }; }"),
+        arlen("{}").var("ARLEN_DATABASE_URL", "postgres://db"),
+        arlen("{}").var("ARLEN_STATE_DURABLE", "1"),
+        arlen("{}").flag("env", "development"),
+        App::new("{}"),
+        App::new("{}").flag("worker-cmd", "node x"),
+    ] {
+        assert!(fine.load().problems.iter().all(|problem| problem.code != Code::SharedState));
+    }
+}
+
+/// Names of variables may hold anything, and a log gets one line all the same.
+#[test]
+fn a_problem_in_one_line_is_one() {
+    let resolution = App::new("{}").var("ARLEN_PROPANE_A\nB\r\u{1b}[31m", "1").load();
+    let line = propane_config::report::one_line(only_problem(&resolution));
+    assert!(!line.contains(['\n', '\r', '\u{1b}']), "{line:?}");
+}
+
 #[test]
 fn files_that_cannot_be_a_configuration_are_errors() {
     for text in ["", "  // only a comment\n", "()", "hello", "{ port = 1", "{ port = 1; };"] {

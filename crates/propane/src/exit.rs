@@ -13,7 +13,12 @@ pub(crate) const UNKNOWN: u8 = 3;
 
 /// Of a command that reads the configuration. What could not be read comes before what was not found in it.
 pub(crate) fn of_command(resolution: &Resolution) -> u8 {
-    let codes: Vec<u8> = resolution.problems.iter().filter(|problem| problem.is_error()).map(of_problem).collect();
+    of_problems(&resolution.problems)
+}
+
+/// The same, of problems.
+pub(crate) fn of_problems(problems: &[Problem]) -> u8 {
+    let codes: Vec<u8> = problems.iter().filter(|problem| problem.is_error()).map(of_problem).collect();
     [USAGE, UNKNOWN, FOUND].into_iter().find(|code| codes.contains(code)).unwrap_or(FINE)
 }
 

@@ -11,7 +11,7 @@ use crate::{exit, output};
 /// Runs the manager until it has stopped. Nothing is started while anything is wrong with the configuration.
 pub(crate) fn run(inputs: Inputs, screen: Screen) -> ExitCode {
     let resolution = propane_config::load(&inputs);
-    output::write_stderr(&problems(&resolution, screen.stderr.coloured));
+    output::write_stderr(&problems(&resolution.problems, screen.stderr.coloured));
     if let Some(code) = exit::of_start(&resolution) {
         return ExitCode::from(code);
     }

@@ -96,8 +96,11 @@ fn answer(resolution: &Resolution, options: &PrintOptions, secrets: Secrets, scr
         Format::Env => formats::env(&settings, secrets),
     };
     // The JSON form holds the problems itself.
-    let stderr =
-        if options.format == Format::Json { String::new() } else { problems(resolution, screen.stderr.coloured) };
+    let stderr = if options.format == Format::Json {
+        String::new()
+    } else {
+        problems(&resolution.problems, screen.stderr.coloured)
+    };
     Answer { stdout, stderr, status: exit::of_command(resolution) }
 }
 

@@ -12,7 +12,7 @@ use std::fmt::Debug;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command};
-use propane_config::{Inputs, Resolution, report};
+use propane_config::{Inputs, Problem, report};
 
 use crate::output::{Answer, Screen};
 
@@ -61,7 +61,7 @@ fn format_of<F: Copy + Default, const N: usize>(matches: &ArgMatches, forms: [(&
 }
 
 /// All problems, each followed by an empty line.
-pub(crate) fn problems(resolution: &Resolution, coloured: bool) -> String {
-    let problems: Vec<_> = resolution.problems.iter().map(|problem| report::render(problem, coloured)).collect();
+pub(crate) fn problems(problems: &[Problem], coloured: bool) -> String {
+    let problems: Vec<_> = problems.iter().map(|problem| report::render(problem, coloured)).collect();
     problems.iter().flat_map(|problem| [problem.as_str(), "\n\n"]).collect()
 }
