@@ -131,6 +131,9 @@ fn enter(root: &Path) -> Result<PathBuf, String> {
 fn read(path: &Path) -> FileRead {
     match try_read(path) {
         Ok(bytes) => FileRead::Read(bytes),
+        Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => {
+            FileRead::Unreadable("a symbolic link that leads nowhere".to_owned())
+        }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => FileRead::Missing,
         Err(error) => FileRead::Unreadable(error.to_string()),
     }

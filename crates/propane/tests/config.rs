@@ -283,3 +283,40 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn a_pipe_gets_no_colours() {
     assert!(!config("mistakes", &["check"]).contains('\x1b'));
 }
+
+#[test]
+fn all_environments_are_checked_at_once() {
+    assert_shown!("environments_check", config("environments", &["check"]));
+    assert_shown!("environments_check_all", config("environments", &["check", "--all-envs"]));
+    assert_shown!("environments_check_json", config("environments", &["check", "--all-envs", "--format", "json"]));
+    assert_shown!("environments_check_github", config("environments", &["check", "--all-envs", "--format=github"]));
+    assert_shown!("environments_check_one", config("environments", &["check", "--all-envs", "--env", "staging"]));
+    assert_shown!("layered_check_all", config("layered", &["check", "--all-envs", "--strict"]));
+    assert_shown!("seed_check_all", config("seed", &["check", "--all-envs"]));
+}
+
+/// What only a scratch directory can hold: names and files that no repository wants.
+#[test]
+fn odd_files_among_the_environments_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().canonicalize().unwrap();
+    let environments = root.join("config/environments");
+    std::fs::create_dir_all(environments.join("folder.plist")).unwrap();
+    std::fs::write(root.join("config/app.plist"), "{}").unwrap();
+    for name in [".plist", "new\nline.plist", "sp ace.plist", "é.plist", "notes.txt", "fine.plist", "fine.plist~"] {
+        std::fs::write(environments.join(name), "{}").unwrap();
+    }
+    std::os::unix::fs::symlink("loop.plist", environments.join("loop.plist")).unwrap();
+    std::os::unix::fs::symlink("fine.plist", environments.join("link.plist")).unwrap();
+    std::os::unix::fs::symlink("nowhere", environments.join("dangling.plist")).unwrap();
+    nix::unistd::mkfifo(&environments.join("fifo.plist"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_shown!("odd_environments", said(&root, propane(&root).args(["config", "check", "--all-envs"])));
+    let github = ["config", "check", "--all-envs", "--format", "github"];
+    let shown = said(&root, propane(&root).args(github));
+    assert!(shown.contains("file=config/environments/new%0Aline.plist"), "{shown}");
+    // From the directory above, as a workflow's checkout is, paths lead through the app root.
+    let above = root.parent().unwrap();
+    let name = root.file_name().unwrap();
+    let shown = said(above, propane(above).args(github).arg("--app-root").arg(name));
+    assert!(shown.contains(&format!("file={}/config/environments/fifo.plist,", name.to_str().unwrap())), "{shown}");
+}

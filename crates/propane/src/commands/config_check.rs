@@ -82,6 +82,9 @@ impl ConfigCommand for CheckOptions {
 #[derive(Serialize)]
 struct Report<'r> {
     format: &'static str,
+    /// Where it was checked for a single one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<&'r str>,
     environments: &'r [String],
     files: &'r [CheckedFile],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +113,7 @@ fn json(sweep: &Sweep, layers: Option<&[LayerInfo]>) -> String {
     let (errors, warnings) = counts(sweep);
     formats::to_json(&Report {
         format: "propane-check/1",
+        environment: layers.and(sweep.environments.first()).map(String::as_str),
         environments: &sweep.environments,
         files: &sweep.files,
         layers,
