@@ -1,7 +1,6 @@
 //! What is wrong in an app's files, for one environment or for every one that has a file.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 
 use serde::Serialize;
 
@@ -52,7 +51,7 @@ impl Sweep {
     /// Resolves for every environment that has a file; for the one asked for if there is none.
     pub fn all(inputs: &Inputs) -> Self {
         let listing = world::environment_names(&Options::of(inputs).app_root.path);
-        let unlisted = listing.as_ref().err().map(|error| unlisted(error));
+        let unlisted = listing.as_ref().err().map(unlisted);
         let (names, strangers): (Vec<_>, Vec<_>) = listing.unwrap_or_default().into_iter().partition(|name| {
             let name = name.to_str();
             name.is_some_and(is_environment_name)
@@ -63,7 +62,7 @@ impl Sweep {
             names => Self::over(inputs, names),
         };
         sweep.problems.extend(unlisted);
-        sweep.problems.extend(strangers.iter().map(|name| stranger(name)));
+        sweep.problems.extend(strangers.iter().map(stranger));
         sweep.problems.sort_by_cached_key(order);
         sweep
     }
@@ -133,7 +132,7 @@ fn unlisted(error: &std::io::Error) -> Problem {
 }
 
 /// A file that looks like an environment's, but that no name of an environment leads to.
-fn stranger(name: &OsString) -> Problem {
+fn stranger(name: &std::ffi::OsString) -> Problem {
     let path = format!("{ENVIRONMENTS}/{}.plist", name.to_string_lossy());
     Problem::warning(Code::EnvironmentName, format!("{path} is never read: no environment can have that name"))
         .at_origin(Origin::File { path, position: None })
