@@ -53,15 +53,20 @@ pub(crate) struct Readiness {
     watches: BTreeMap<WorkerId, Watch>,
 }
 
-/// The time between two looks at a worker of this age: often at first, for a quick boot, rarely later, for a slow one.
-fn interval(age: Duration) -> Duration {
-    (age / 4).clamp(Duration::from_millis(1), Duration::from_millis(250))
+/// A look at a worker costs about 0.1 ms; with this much time for each, looks never fill the manager's time.
+const LOOK_SHARE: Duration = Duration::from_micros(250);
+
+/// The time between two looks at a worker of this age that boots beside `crowd - 1` others: often at first, for a quick
+/// boot, rarely later, for a slow one, and the rarer the more there are to look at.
+fn interval(age: Duration, crowd: usize) -> Duration {
+    let share = LOOK_SHARE * u32::try_from(crowd).unwrap_or(u32::MAX);
+    (age / 4).max(share).clamp(Duration::from_millis(1), Duration::from_millis(250))
 }
 
 impl Readiness {
     /// Begins to wait for a worker.
     pub(crate) fn expect(&mut self, now: Time, worker: WorkerId, pid: i32, expectation: Expectation) {
-        let look_at = now + interval(Duration::ZERO);
+        let look_at = now + interval(Duration::ZERO, self.watches.len() + 1);
         let watch = Watch { pid, expectation, since: now, look_at, proof: None, probe: None };
         self.watches.insert(worker, watch);
     }
@@ -94,11 +99,12 @@ impl Readiness {
     /// Looks at every worker whose look is due, and returns those that are ready.
     pub(crate) fn look(&mut self, now: Time) -> Vec<(WorkerId, Proof)> {
         let due: Vec<_> = self.watches.iter().filter(|(_, watch)| watch.look_at <= now).map(|(id, _)| *id).collect();
+        let crowd = self.watches.len();
         let mut ports = Ports::default();
         let mut ready = Vec::new();
         for worker in due {
             let Some(watch) = self.watches.get_mut(&worker) else { continue };
-            watch.look_at = now + interval(now.since(watch.since));
+            watch.look_at = now + interval(now.since(watch.since), crowd);
             if let Some(proof) = watch.look(now, &mut ports) {
                 ready.push((worker, proof));
                 self.watches.remove(&worker);
@@ -275,9 +281,11 @@ mod tests {
 
     #[test]
     fn looks_get_rarer_with_age() {
-        let table = [(0, 1), (3, 1), (100, 25), (200, 50), (60_000, 250)];
-        for (age, expected) in table {
-            assert_eq!(interval(Duration::from_millis(age)), Duration::from_millis(expected), "{age}");
+        let table =
+            [(0, 1, 1), (3, 4, 1), (100, 4, 25), (200, 4, 50), (60_000, 4, 250), (0, 100, 25), (0, 10_000, 250)];
+        for (age, crowd, expected) in table {
+            let found = interval(Duration::from_millis(age), crowd);
+            assert_eq!(found, Duration::from_millis(expected), "{age} {crowd}");
         }
     }
 
