@@ -6,13 +6,14 @@
 mod check;
 mod choices;
 mod derive;
+mod diff;
 pub mod document;
 mod exports;
+mod fingerprint;
 mod foreign;
 mod inputs;
 mod layer;
 mod lookup;
-pub mod manual;
 mod names;
 pub mod openstep;
 mod openstep_data;
@@ -23,8 +24,8 @@ pub mod reference;
 mod reload;
 pub mod report;
 mod resolve;
+mod running;
 pub mod saved;
-pub mod schema;
 pub mod secrets;
 mod settings;
 mod source;
@@ -36,7 +37,9 @@ mod worker;
 mod world;
 
 pub use choices::{DispatchMode, LogFormat, SocketStrategy};
+pub use diff::{Difference, Entry, Proof, diff, is_whole};
 pub use exports::{all_exports, root_exports, worker_exports};
+pub use fingerprint::{Fingerprint, Salt};
 pub use inputs::{Args, Flag, Inputs};
 pub use layer::LayerKind;
 pub use lookup::{NoSuchName, is_under};
@@ -44,8 +47,9 @@ pub use names::nearest;
 pub use options::RunOptions;
 pub use origin::{Input, Origin, Position};
 pub use problem::{Code, Place, Problem, Severity};
-pub use reload::{Reloaded, Waiting, reload};
-pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load};
+pub use reload::{Refusal, Reloaded, Waiting, reload};
+pub use resolve::{FileState, LayerInfo, Override, Resolution, ResolvedSetting, load, load_defaults};
+pub use running::{OnDisk, Running};
 pub use settings::{
     Cluster, DefaultValue, Export, GROUPS, OPTIONS, PropaneAccessories, Reload, RequestLimits, ResolvedConfig,
     RuntimeLimits, SETTINGS, Setting, row_of, setting,

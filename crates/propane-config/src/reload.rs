@@ -5,6 +5,7 @@ use crate::layer::{Layer, LayerKind, Leaf};
 use crate::options::Options;
 use crate::resolve::{Resolution, ResolvedSetting, resolve};
 use crate::settings::{Reload, setting};
+use crate::worker::Strategy;
 use crate::world::World;
 
 /// What a reload finds.
@@ -15,6 +16,61 @@ pub struct Reloaded {
     pub resolution: Resolution,
     /// What has changed and waits for a restart, in the table's order.
     pub waiting: Vec<Waiting>,
+    /// What the layers say, where that is not the same.
+    found: Option<Box<Resolution>>,
+}
+
+/// Why a configuration cannot be rolled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has errors, which are told one by one.
+    Errors(usize),
+    /// Its workers come by their connections in another way.
+    Strategy {
+        /// The way that the manager was started for.
+        from: Strategy,
+        /// The way that these workers need.
+        to: Strategy,
+    },
+    /// Its worker has to be compiled first.
+    Unprepared,
+}
+
+impl Reloaded {
+    /// What the layers say now.
+    pub fn found(&self) -> &Resolution {
+        self.found.as_deref().unwrap_or(&self.resolution)
+    }
+
+    /// Whether a manager that was started for a strategy has to refuse it.
+    pub fn refusal(&self, running: Strategy) -> Option<Refusal> {
+        let resolution = &self.resolution;
+        let errors = resolution.problems.iter().filter(|problem| problem.is_error()).count();
+        if errors > 0 {
+            Some(Refusal::Errors(errors))
+        } else if resolution.strategy != running {
+            Some(Refusal::Strategy { from: running, to: resolution.strategy })
+        } else {
+            resolution.worker.choice.prepare_step().map(|_| Refusal::Unprepared)
+        }
+    }
+}
+
+/// To follow "refused: ".
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Errors(1) => out.write_str("the configuration has an error"),
+            Self::Errors(count) => write!(out, "the configuration has {count} errors"),
+            Self::Strategy { from, to } => write!(
+                out,
+                "the new worker command needs socketStrategy {} and the manager runs {}; restart it",
+                to.as_str(),
+                from.as_str()
+            ),
+            Self::Unprepared => out.write_str("the app is not compiled; prepare it first, or restart"),
+        }
+    }
 }
 
 /// A setting that has another value now, which only a restart applies.
@@ -33,7 +89,7 @@ pub fn reload(inputs: &Inputs, running: &[ResolvedSetting]) -> Reloaded {
     let found = resolve(inputs, &options, &world, None);
     let waiting = waiting(running, &found.settings);
     if waiting.is_empty() {
-        return Reloaded { resolution: found, waiting };
+        return Reloaded { resolution: found, waiting, found: None };
     }
     let mut resolution = resolve(inputs, &options, &world, Some(kept(&waiting)));
     for setting in &mut resolution.settings {
@@ -41,7 +97,8 @@ pub fn reload(inputs: &Inputs, running: &[ResolvedSetting]) -> Reloaded {
             *setting = waiting.running.clone();
         }
     }
-    Reloaded { resolution: Resolution { problems: found.problems, layers: found.layers, ..resolution }, waiting }
+    let resolution = Resolution { problems: found.problems.clone(), layers: found.layers.clone(), ..resolution };
+    Reloaded { resolution, waiting, found: Some(Box::new(found)) }
 }
 
 fn waiting(running: &[ResolvedSetting], found: &[ResolvedSetting]) -> Vec<Waiting> {

@@ -1,12 +1,14 @@
 //! From inputs and facts to a resolution. Pure: the same arguments always give the same result.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::check;
 use crate::choices::SocketStrategy;
 use crate::derive::derive;
 use crate::document::{self, Content, Reading, RemarkKind};
-use crate::inputs::Inputs;
+use crate::inputs::{Args, Inputs};
 use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
 use crate::options::{self, Options, RunOptions};
 use crate::origin::Origin;
@@ -135,6 +137,21 @@ pub fn load(inputs: &Inputs) -> Resolution {
     let options = Options::of(inputs);
     let world = World::look(&options, inputs);
     resolve(inputs, &options, &world, None)
+}
+
+/// What there is where nobody has set anything: no file, no variable and no flag but those that say where the app is.
+pub fn load_defaults(inputs: &Inputs) -> Resolution {
+    let places = ["appRoot", "frameworkRoot"].map(options::option);
+    let mut bare = Inputs { args: Args::default(), env: BTreeMap::new(), ..inputs.clone() };
+    for row in places {
+        bare.args.flags.extend(row.flag.and_then(|name| inputs.args.flag(name)).cloned());
+        bare.env.extend(row.variable.and_then(|name| Some((name.into(), inputs.variable(name)?.to_owned()))));
+    }
+    let options = Options::of(&bare);
+    let world =
+        World { app_file: FileRead::Missing, environment_file: FileRead::Missing, ..World::look(&options, &bare) };
+    // That the files are missing is no problem of theirs.
+    Resolution { problems: Vec::new(), ..resolve(&bare, &options, &world, None) }
 }
 
 /// Resolves. What is `kept` wins over every layer, and the derived values follow it.

@@ -21,7 +21,7 @@ use crate::value::{Value, shorten};
 pub const FORMAT: &str = "propane-config/1";
 
 /// The largest saved document that is read, in bytes: one with as many values as a file may have.
-const MAX_BYTES: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// A resolution as it was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

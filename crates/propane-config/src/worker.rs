@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::choices::SocketStrategy;
 use crate::world::{Framework, World, app_binary, framework_server};
 
@@ -47,7 +49,8 @@ pub struct PrepareStep {
 }
 
 /// How workers get their connections, [`SocketStrategy`] without the automatic choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// One listener per slot, handed down.
     Inherit,

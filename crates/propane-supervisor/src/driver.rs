@@ -193,7 +193,7 @@ impl Driver {
     }
 
     fn load(&mut self, generation: Generation) {
-        let event = match self.loader.load(&mut self.journal) {
+        let event = match self.loader.load(generation, &mut self.journal) {
             Some(plan) => {
                 let policy = Box::new(plan.policy.clone());
                 self.plans.insert(generation, Rc::new(plan));
@@ -210,6 +210,7 @@ impl Driver {
     }
 
     fn report(&mut self, report: &Report) {
+        self.loader.hear(report);
         self.journal.report(report, |worker| self.children.facts(worker));
     }
 

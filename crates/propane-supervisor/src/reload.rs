@@ -1,10 +1,14 @@
 //! Reading the configuration again at a reload. What can only change with a restart keeps its running value, and is
 //! named; what cannot be used changes nothing.
 
+use std::path::Path;
+
 use propane_config::{Inputs, Reloaded, Resolution, ResolvedSetting, Strategy, Waiting, report, worker_exports};
+use propane_core::{Generation, Report};
 
 use crate::journal::Journal;
 use crate::plan::{Plan, Sources};
+use crate::running::RunningFile;
 use crate::spawn::Identity;
 
 /// What every later resolution is compared with.
@@ -16,24 +20,30 @@ pub(crate) struct Loader {
     strategy: Strategy,
     asked_strategy: Strategy,
     identity: Option<Identity>,
-}
-
-/// Why a configuration cannot be rolled out.
-#[derive(Debug, PartialEq, Eq)]
-enum Refusal {
-    /// It has errors, which are told one by one.
-    Errors(usize),
-    /// Its workers come by their connections in another way.
-    Strategy { from: Strategy, to: Strategy },
-    /// Its worker has to be compiled first.
-    Unprepared,
+    saved: Option<RunningFile>,
 }
 
 impl Loader {
     /// Starts from the resolution that the manager booted with.
     pub(crate) fn new(inputs: Inputs, resolution: &Resolution, strategy: Strategy, identity: Option<Identity>) -> Self {
         let (running, asked_strategy) = (resolution.settings.clone(), resolution.strategy);
-        Self { inputs, running, strategy, asked_strategy, identity }
+        Self { inputs, running, strategy, asked_strategy, identity, saved: None }
+    }
+
+    /// Saves what runs from now on, beginning with the resolution that the manager booted with. Without that file the
+    /// manager is as good; only nobody can compare what it runs.
+    pub(crate) fn save_to(&mut self, path: &Path, resolution: &Resolution) {
+        match RunningFile::create(path, &self.inputs, resolution) {
+            Ok(file) => self.saved = Some(file),
+            Err(error) => tracing::warn!("cannot save the running configuration: {error}"),
+        }
+    }
+
+    /// Follows a reload to its end, which decides what runs.
+    pub(crate) fn hear(&mut self, report: &Report) {
+        if let Some(saved) = &mut self.saved {
+            saved.hear(report);
+        }
     }
 
     /// The plan of a resolution.
@@ -49,49 +59,28 @@ impl Loader {
         })
     }
 
-    /// Resolves again, and tells what is wrong and what has to wait. `None` if the running generation has to stay.
-    pub(crate) fn load(&mut self, journal: &mut Journal) -> Option<Plan> {
-        let Reloaded { resolution, waiting } = propane_config::reload(&self.inputs, &self.running);
-        for problem in &resolution.problems {
+    /// Resolves again for a new generation, and tells what is wrong and what has to wait. `None` if the running one has to
+    /// stay.
+    pub(crate) fn load(&mut self, generation: Generation, journal: &mut Journal) -> Option<Plan> {
+        let reloaded = propane_config::reload(&self.inputs, &self.running);
+        for problem in &reloaded.resolution.problems {
             // It says itself whether it is an error.
             tracing::info!("{}", report::render(problem, false));
         }
-        if let Some(refusal) = self.refusal(&resolution) {
-            tracing::error!("reload refused: {}", refusal.text());
+        if let Some(refusal) = reloaded.refusal(self.asked_strategy) {
+            tracing::error!("reload refused: {refusal}");
             return None;
         }
+        let Reloaded { resolution, waiting, .. } = reloaded;
         if !waiting.is_empty() {
             tell_of_restart(journal, &waiting);
+        }
+        if let Some(saved) = &mut self.saved {
+            saved.prepare(generation, &self.inputs, &resolution);
         }
         let plan = self.plan(&resolution);
         self.running = resolution.settings;
         Some(plan)
-    }
-
-    fn refusal(&self, resolution: &Resolution) -> Option<Refusal> {
-        let errors = resolution.problems.iter().filter(|problem| problem.is_error()).count();
-        if errors > 0 {
-            Some(Refusal::Errors(errors))
-        } else if resolution.strategy != self.asked_strategy {
-            Some(Refusal::Strategy { from: self.asked_strategy, to: resolution.strategy })
-        } else {
-            resolution.worker.choice.prepare_step().map(|_| Refusal::Unprepared)
-        }
-    }
-}
-
-impl Refusal {
-    fn text(&self) -> String {
-        match self {
-            Self::Errors(1) => "the configuration has an error".to_owned(),
-            Self::Errors(count) => format!("the configuration has {count} errors"),
-            Self::Strategy { from, to } => format!(
-                "the new worker command needs socketStrategy {} and the manager runs {}; restart it",
-                to.as_str(),
-                from.as_str()
-            ),
-            Self::Unprepared => "the app is not compiled; prepare it first, or restart".to_owned(),
-        }
     }
 }
 
@@ -171,7 +160,7 @@ mod tests {
             let before = loader.plan(&booted);
             let value = other(row, booted.setting(row.key).unwrap().value.as_ref());
             app.set(&[(row.key, &value.to_string())]);
-            let Reloaded { resolution, waiting } = propane_config::reload(&loader.inputs, &loader.running);
+            let Reloaded { resolution, waiting, .. } = propane_config::reload(&loader.inputs, &loader.running);
             let mut after = loader.plan(&resolution);
             match row.reload {
                 Reload::Restart => {
@@ -197,7 +186,7 @@ mod tests {
         let mut loader = Loader::new(app.inputs(), &booted, booted.strategy, None);
         let mut reload = |values: &[(&str, &str)]| {
             app.set(values);
-            let Reloaded { resolution, waiting } = propane_config::reload(&loader.inputs, &loader.running);
+            let Reloaded { resolution, waiting, .. } = propane_config::reload(&loader.inputs, &loader.running);
             loader.running = resolution.settings;
             waiting.iter().map(Waiting::to_string).collect::<Vec<_>>()
         };

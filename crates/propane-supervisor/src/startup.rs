@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,6 +17,7 @@ use crate::pidfile::{PidFile, PidFileError};
 use crate::plan::Plan;
 use crate::prepare::{self, Outcome};
 use crate::reload::Loader;
+use crate::running;
 use crate::signals::Signals;
 use crate::sockets::{self, SocketError, Sockets};
 use crate::spawn::{Identity, Spawner};
@@ -76,7 +76,11 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
-    let pid_path = settled(&run.pid_file);
+    if let Some(parent) = run.pid_file.parent() {
+        // Where it cannot be made, locking the file says why.
+        let _ = std::fs::create_dir_all(parent);
+    }
+    let pid_path = running::settled(&run.pid_file);
     let mut pid_file = PidFile::lock(&pid_path)?;
     let done = Prelude { resolution, signals: &mut signals }.run();
     let (strategy, identity) = match done {
@@ -104,14 +108,6 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         journal.write(line);
     }
     Ok(code)
-}
-
-/// The path with the links of its directory resolved: `releases/current` may point elsewhere when the files are removed.
-fn settled(path: &Path) -> PathBuf {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
-    // Where it cannot be made, locking the file says why.
-    let _ = std::fs::create_dir_all(parent);
-    parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
 }
 
 /// What must be settled before there is anything to bind.
@@ -186,7 +182,7 @@ fn serve(
             }
         }
     }
-    let loader = Loader::new(inputs, resolution, strategy, identity.cloned());
+    let mut loader = Loader::new(inputs, resolution, strategy, identity.cloned());
     let plan = loader.plan(resolution);
     let mut journal = open_journal(resolution)?;
     greet(&mut journal, resolution, strategy);
@@ -204,6 +200,8 @@ fn serve(
     say_started(&mut journal, resolution, strategy);
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
+    let running_file = running::path_for(pid_file.path());
+    loader.save_to(&running_file, resolution);
     let notify = notify_directory(identity);
     let setup =
         Setup { plan, loader, sockets, signals, notify, journal, state_file: StateFile::create(&state_file), spawner };
@@ -211,7 +209,9 @@ fn serve(
     let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
     end_adopted();
     // Nothing of a manager that stopped in order is of use to the next one.
-    let _ = std::fs::remove_file(&state_file);
+    for file in [&state_file, &running_file] {
+        let _ = std::fs::remove_file(file);
+    }
     Ok((code, Some((journal, cause))))
 }
 

@@ -1,20 +1,19 @@
 //! What the next start needs to know if this manager is killed: whom it has started (DESIGN §3, "No orphans").
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::unistd::Uid;
 use procfs::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::private_file::{self, PrivateFile};
 use crate::procinfo::{self, ProcessId};
 
 /// Names the format of the file; another one is not read.
@@ -56,34 +55,22 @@ impl State {
     }
 }
 
-/// The file beside the pid file: `propane.pid` -> `propane.state.json`, and every other name as a whole, so that no two
-/// pid files share one.
+/// The file beside the pid file.
 pub(crate) fn path_for(pid_file: &Path) -> PathBuf {
-    if pid_file.extension() == Some(OsStr::new("pid")) {
-        return pid_file.with_extension("state.json");
-    }
-    let mut name = pid_file.as_os_str().to_owned();
-    name.push(".state.json");
-    name.into()
+    private_file::beside(pid_file, "state.json")
 }
 
-/// The file of a running manager, written when its children have changed. In place, and never made shorter: replacing a
-/// file that was just written can wait for the disk (seconds on a busy one), and the manager waits for nobody.
+/// The file of a running manager, written when its children have changed.
 #[derive(Debug)]
 pub(crate) struct StateFile {
-    file: Option<File>,
-    length: usize,
+    file: PrivateFile,
     stale: bool,
 }
 
 impl StateFile {
-    /// Creates the file. A manager that cannot have it goes on without, and says so: only the next start misses it.
+    /// Creates the file.
     pub(crate) fn create(path: &Path) -> Self {
-        let file = create_private(path);
-        if let Err(error) = &file {
-            tracing::warn!("cannot write {}: {error}", path.display());
-        }
-        Self { file: file.ok(), length: 0, stale: false }
+        Self { file: PrivateFile::create(path), stale: false }
     }
 
     /// Notes that the children have changed.
@@ -93,30 +80,9 @@ impl StateFile {
 
     /// Writes the file if it is out of date.
     pub(crate) fn save_if_stale(&mut self, state: impl FnOnce() -> State) {
-        if !std::mem::take(&mut self.stale) {
-            return;
+        if std::mem::take(&mut self.stale) {
+            self.file.write(&state());
         }
-        let Some(file) = &self.file else { return };
-        let mut bytes = serde_json::to_vec(&state()).unwrap_or_default();
-        // Blanks after the value are none of a reader's business.
-        bytes.resize(bytes.len().max(self.length), b' ');
-        self.length = bytes.len();
-        if let Err(error) = file.write_all_at(&bytes, 0) {
-            tracing::warn!("cannot write the state file: {error}");
-            self.file = None;
-        }
-    }
-}
-
-/// Creates a file that only its owner can read, following no symlink; a leftover of the same name is replaced.
-fn create_private(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path);
-    match open() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
-            open()
-        }
-        other => other,
     }
 }
 
@@ -145,17 +111,11 @@ pub(crate) fn clear_leftovers(path: &Path) -> Before {
     Before::Cleared(killed.into_iter().map(|(pid, _)| pid).collect())
 }
 
-/// The state of another manager of this boot, if that is what the file is. Only a regular file of this user's counts,
-/// because what it says will be killed.
+/// The state of another manager of this boot, if that is what the file is. Only one of this user's counts, because what
+/// it says will be killed.
 fn read(path: &Path) -> Option<State> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.uid() != Uid::effective().as_raw() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    let is_ours = |metadata: &fs::Metadata| metadata.uid() == Uid::effective().as_raw();
+    let bytes = private_file::read(path, FILE_BYTES_MAX, is_ours).ok()?;
     let state = serde_json::from_slice::<State>(&bytes).ok()?;
     (state.format == FORMAT && procinfo::boot_id().is_some_and(|boot_id| boot_id == state.boot_id)).then_some(state)
 }
@@ -222,17 +182,6 @@ mod tests {
         let state = state(&[child]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(serde_json::from_slice::<State>(&fs::read(&path).unwrap()).unwrap(), state);
-    }
-
-    #[test]
-    fn no_two_pid_files_share_a_state_file() {
-        for (pid_file, expected) in [
-            ("/run/web.pid", "/run/web.state.json"),
-            ("/run/web.1", "/run/web.1.state.json"),
-            ("/run/x", "/run/x.state.json"),
-        ] {
-            assert_eq!(path_for(Path::new(pid_file)), Path::new(expected));
-        }
     }
 
     fn write(path: &Path, state: &State) {

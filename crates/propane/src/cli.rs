@@ -40,18 +40,16 @@ const YES: &str = "yes";
 const COLOR: &str = "color";
 const COLORS: [(&str, ColorChoice); 3] =
     [("auto", ColorChoice::Auto), ("always", ColorChoice::Always), ("never", ColorChoice::Never)];
-const ABOUT_LAYERS: &str = "\
+const AFTER_HELP: &str = "\
 Run it from an app root, the directory that holds config/app.plist, or name one with --app-root.
-Values are read from config/app.plist, config/environments/ENV.plist, ARLEN_… variables and flags; later ones win.";
-/// The signals that the manager knows.
-pub(crate) const SIGNALS: [(&str, &str); 6] = [
-    ("HUP", "reload: read the configuration again, start new workers, then stop the old ones"),
-    ("TERM, INT", "stop, gracefully; a second one stops at once"),
-    ("QUIT", "stop at once"),
-    ("TTIN", "one worker more"),
-    ("TTOU", "one worker less"),
-    ("USR1", "reopen the lifecycle log"),
-];
+Values are read from config/app.plist, config/environments/ENV.plist, ARLEN_… variables and flags, later ones first.
+
+Signals:
+  HUP        reload: read the configuration again, start new workers, then stop the old ones
+  TERM, INT  stop, gracefully; a second one stops at once
+  QUIT       stop at once
+  TTIN/TTOU  one worker more/less
+  USR1       reopen the lifecycle log";
 
 /// Reads the words after the program's name.
 pub(crate) fn parse(words: &[OsString]) -> Result<Request, clap::Error> {
@@ -102,7 +100,7 @@ pub(crate) fn command() -> Command {
     Command::new("propane")
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
-        .after_help(after_help())
+        .after_help(AFTER_HELP)
         .args_override_self(true)
         .override_usage("propane [OPTIONS] [-- WORKER ARGS]\n       propane [OPTIONS] config <COMMAND>")
         .args(row_args())
@@ -123,17 +121,6 @@ pub(crate) fn command() -> Command {
                 .help("Use colours: auto does on terminals, unless NO_COLOR is set"),
         )
         .subcommand(config())
-}
-
-fn after_help() -> String {
-    let signals = SIGNALS.map(|(signal, effect)| format!("\n  {signal:9}  {effect}"));
-    format!("{ABOUT_LAYERS}\n\nSignals:{}", signals.concat())
-}
-
-/// Whether every command has it.
-pub(crate) fn is_common(arg: &Arg) -> bool {
-    let id = arg.get_id().as_str();
-    id == COLOR || OPTIONS.iter().chain(SETTINGS).any(|row| row.key == id)
 }
 
 fn color_of(matches: &ArgMatches) -> ColorChoice {
@@ -197,14 +184,22 @@ fn innermost(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
     (path, at)
 }
 
-/// The flags that were given. Only one that may stand alone has no value, and then means yes.
+/// The flags that were given, each once but where a command collects them. Only one that may stand alone has no value, and
+/// then means yes.
 fn flags(matches: &ArgMatches, words: &[OsString]) -> Vec<Flag> {
-    given_rows(matches)
-        .map(|(row, name)| {
-            let value = matches.get_one::<OsString>(row.key).cloned().unwrap_or_else(|| YES.into());
-            Flag { name: name.to_owned(), value, index: position(name, words) }
-        })
-        .collect()
+    let given = given_rows(matches).flat_map(|(row, name)| {
+        let values: Vec<_> = matches.get_many::<OsString>(row.key).into_iter().flatten().cloned().collect();
+        let values = if values.is_empty() { vec![YES.into()] } else { values };
+        // The last ones count.
+        let places: Vec<_> = positions(name, words).rev().take(values.len()).collect();
+        let places = places.into_iter().rev().chain(std::iter::repeat(0));
+        values
+            .into_iter()
+            .zip(places)
+            .map(|(value, index)| Flag { name: name.to_owned(), value, index })
+            .collect::<Vec<_>>()
+    });
+    given.collect()
 }
 
 /// The rows whose flags were given.
@@ -213,11 +208,11 @@ pub(crate) fn given_rows(matches: &ArgMatches) -> impl Iterator<Item = (&'static
     rows.filter(|(row, _)| matches.value_source(row.key) == Some(ValueSource::CommandLine))
 }
 
-/// Where a flag stands last, from 1. Its value cannot be mistaken for it, because values do not start with dashes.
-fn position(name: &str, words: &[OsString]) -> usize {
-    let is_it = |word: &OsStr| {
+/// Where a flag stands, from 1. Its value cannot be mistaken for it, because values do not start with dashes.
+fn positions(name: &str, words: &[OsString]) -> impl DoubleEndedIterator<Item = usize> {
+    let is_it = move |word: &OsStr| {
         let flag = word.as_encoded_bytes().strip_prefix(b"--").and_then(|word| word.strip_prefix(name.as_bytes()));
         flag.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
     };
-    words.iter().rposition(|word| is_it(word)).map_or(0, |at| at + 1)
+    words.iter().enumerate().filter(move |(_, word)| is_it(word)).map(|(at, _)| at + 1)
 }

@@ -190,139 +190,6 @@ fn names_that_do_not_exist_are_answered_with_what_was_meant() {
 }
 
 #[test]
-fn the_variables_of_workers_and_of_propane_are_listed() {
-    let env = config("layered", &["env"]).replace(app("layered").to_str().unwrap(), "[APP]");
-    assert_shown!("layered_env", env);
-    assert_shown!("layered_env_json", config("layered", &["env", "--export", "json", "--env", "staging"]));
-    let variables = [
-        ("ARLEN_PROPANE_WORKERS", "3"),
-        ("ARLEN_PORT", ""),
-        ("MOJOOBJC_LISTEN_BACKLOG", "3"),
-        ("ARLEN_CLUSTER_EXPECTED_NODES", "many"),
-        ("ARLEN_CLUSTR_NAME", "shop"),
-        ("ARLEN_CLUSTER_NAME", "amqp://me:hunter2@queue/"),
-    ];
-    let list = |words: &[&str]| {
-        let mut command = propane(&app("layered"));
-        said(&app("layered"), command.args(["config", "env", "--list", "--workers=4"]).args(words).envs(variables))
-    };
-    assert_shown!("layered_env_list", list(&[]));
-    let json = list(&["--export", "json"]);
-    let json: serde_json::Value = serde_json::from_str(json.split("--- stderr").next().unwrap()).unwrap();
-    let state = |name: &str| {
-        let all = json["variables"].as_array().unwrap();
-        all.iter().find(|variable| variable["variable"] == name).unwrap()["state"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(state("ARLEN_PROPANE_WORKERS"), "overridden");
-    assert_eq!(state("ARLEN_PORT"), "empty");
-    assert_eq!(state("ARLEN_LISTEN_BACKLOG"), "used");
-    assert_eq!(state("ARLEN_CLUSTER_EXPECTED_NODES"), "invalid");
-    assert_eq!(state("ARLEN_HOST"), "unset");
-    assert!(config("seed", &["env", "--list", "--export", "sh"]).ends_with("--- exit 2\n"));
-}
-
-/// The variables of an `EnvironmentFile`, by the rules of `systemd.exec(5)`.
-fn read_environment_file(text: &str) -> Vec<(String, String)> {
-    let (mut variables, mut rest) = (Vec::new(), text);
-    while let Some((name, after)) = rest.split_once('=') {
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => read_quoted(quoted),
-            None => after.split_once('\n').map(|(value, after)| (value.to_owned(), after)).unwrap(),
-        };
-        variables.push((name.to_owned(), value));
-        rest = after;
-    }
-    variables
-}
-
-fn read_quoted(text: &str) -> (String, &str) {
-    let (mut value, mut letters) = (String::new(), text.char_indices());
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' => return (value, text[at + 1..].strip_prefix('\n').unwrap()),
-            '\\' => match letters.next().unwrap().1 {
-                special @ ('"' | '\\' | '`' | '$') => value.push(special),
-                '\n' => {}
-                other => value.extend(['\\', other]),
-            },
-            plain => value.push(plain),
-        }
-    }
-    panic!("a quote is never closed: {text}");
-}
-
-#[test]
-fn exported_values_arrive_as_they_are_whatever_is_in_them() {
-    const NAME: &str = "ARLEN_CLUSTER_NAME";
-    for value in [
-        "plain",
-        "two words",
-        " both ends ",
-        "it's",
-        "\"quoted\"",
-        "back\\slash \\\\ \\n \\",
-        "$HOME ${HOME} $(id) `id`",
-        "new\nline\n",
-        "#;&|<>*?[]~!%^(){}=",
-        "tab\tbell\u{7}escape\u{1b}",
-        "ünï\u{2028}cödé 🦀",
-        "-n",
-        "\\\n",
-    ] {
-        let export = |form: &str| {
-            let mut command = propane(&app("seed"));
-            let output = command.args(["config", "env", "--export", form]).env(NAME, value).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let sourced = |script: &str| {
-            let script = format!("set -eu\n{script}\nprintf %sx \"${NAME}\"");
-            let output = Command::new("/bin/sh").args(["-c", &script]).env_clear().output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        assert_eq!(sourced(&export("sh")), format!("{value}x"));
-        let file = export("systemd");
-        let read = read_environment_file(&file);
-        assert_eq!(read.iter().find(|(name, _)| name == NAME).unwrap().1, value, "{file}");
-        assert_eq!(sourced(&file), format!("{value}x"), "a shell reads these quotes as systemd does");
-        let json: serde_json::Value = serde_json::from_str(&export("json")).unwrap();
-        assert_eq!(json[NAME], value);
-    }
-}
-
-/// Whatever the configuration and the environment are like.
-#[test]
-fn documents_need_no_configuration() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for (words, file) in [
-        (&["schema"][..], "config-schema/app.schema.json"),
-        (&["docs"], "docs/settings.md"),
-        (&["docs", "--format", "man"], "docs/man/propane.plist.5"),
-        (&["docs", "--format", "man-command"], "docs/man/propane.1"),
-        (&["docs", "--format", "plist-template"], "config-schema/app.plist"),
-    ] {
-        let mut command = propane(&app("broken"));
-        command.arg("config").args(words).env("ARLEN_PORT", "none").env("ARLEN_APP_ROOT", "/nowhere");
-        let output = command.output().unwrap();
-        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
-        let committed = std::fs::read_to_string(root.join(file)).unwrap();
-        assert!(output.stdout == committed.as_bytes(), "{file} is stale: run `cargo xtask generate`");
-    }
-}
-
-#[test]
-fn help_names_variables_and_never_what_they_hold() {
-    for words in [&["--help"][..], &["config", "explain", "--help"], &["config", "print", "-h"]] {
-        let mut command = propane(&app("broken"));
-        let output =
-            command.args(words).env("ARLEN_CLUSTER_NAME", "hunter2").env("ARLEN_PORT", "none").output().unwrap();
-        let help = String::from_utf8(output.stdout).unwrap();
-        let words: Vec<_> = help.split_whitespace().collect();
-        assert!(words.join(" ").contains("[default: 3000] [env: ARLEN_PORT]"), "{help}");
-        assert!(!help.contains("hunter2") && output.status.success(), "{help}");
-    }
-}
-
-#[test]
 fn secrets_are_shown_only_where_it_is_forced() {
     for command in [&["print", "session"][..], &["explain", "session.secret"]] {
         let asked = config("layered", &[command, &["--show-secrets"]].concat());
@@ -338,9 +205,7 @@ fn secrets_are_shown_only_where_it_is_forced() {
 
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure() {
-    for words in
-        [&["config", "print"][..], &["config", "check"], &["config", "schema"], &["config", "env"], &["--help"]]
-    {
+    for words in [&["config", "print"][..], &["config", "check"], &["config", "explain", "port"], &["--help"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = propane(&app("seed")).args(words).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{words:?}");
@@ -454,4 +319,81 @@ fn odd_files_among_the_environments_are_told() {
     let name = root.file_name().unwrap();
     let shown = said(above, propane(above).args(github).arg("--app-root").arg(name));
     assert!(shown.contains(&format!("file={}/config/environments/fifo.plist,", name.to_str().unwrap())), "{shown}");
+}
+
+#[test]
+fn two_configurations_are_compared() {
+    let diff = |words: &[&str]| config("layered", &[&["diff"], words].concat());
+    assert_shown!("layered_diff_environments", diff(&["--env", "production", "--env", "staging"]));
+    assert_shown!("layered_diff_defaults", diff(&["--defaults", "--env", "production"]));
+    assert_shown!("layered_diff_what_if", diff(&["--env", "staging", "--workers", "12", "--format", "json"]));
+    assert_eq!(diff(&["--env", "production"]), "no differences\n--- exit 0\n");
+    // The order is the command line's.
+    assert!(diff(&["--env", "staging", "--defaults"]).lines().any(|line| line.trim().starts_with("staging ")));
+}
+
+#[test]
+fn saved_configurations_are_compared_as_far_as_they_tell() {
+    let app = app("layered");
+    let scratch = tempfile::tempdir().unwrap();
+    let save = |name: &str, words: &[&str]| {
+        let output = propane(&app).args(["config", "print", "--format", "json"]).args(words).output().unwrap();
+        std::fs::write(scratch.path().join(name), output.stdout).unwrap();
+    };
+    save("then.json", &[]);
+    save("now.json", &["--workers", "9"]);
+    save("cluster.json", &["--env", "staging", "cluster"]);
+    let diff = |words: &[&str]| {
+        let mut command = propane(&app);
+        command.args(["config", "diff", "--app-root"]).arg(&app).args(words).current_dir(scratch.path());
+        said(&app, &mut command)
+    };
+    assert_shown!("saved_diff", diff(&["then.json", "now.json"]));
+    assert_shown!("saved_diff_files", diff(&["then.json"]));
+    assert_shown!("saved_diff_selection", diff(&["cluster.json", "--env", "production"]));
+    let mut piped = propane(&app);
+    piped
+        .args(["config", "diff", "-", "--workers", "9"])
+        .stdin(std::fs::File::open(scratch.path().join("now.json")).unwrap());
+    let shown = said(&app, &mut piped);
+    assert!(shown.ends_with("no differences, 5 values cannot be compared\n--- exit 0\n"), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_compared_says_why() {
+    let nothing = tempfile::tempdir().unwrap();
+    let saved = nothing.path().join("saved.json");
+    let saved = saved.to_str().unwrap();
+    std::fs::write(saved, "{\"format\": \"propane-config/1\"").unwrap();
+    for (words, expected) in [
+        (
+            &[][..],
+            "propane: name two sides, or one: --env NAME, --defaults, --running, or a file that `propane config print --format json` has saved\n--- exit 2",
+        ),
+        (&["--env", "a", "--env", "b", "--defaults"], "propane: 3 sides are too many; name"),
+        (&["--running", "--running"], "propane: --running can be one side only\n--- exit 2"),
+        (&["-", "-"], "propane: standard input (-) can be one side only\n--- exit 2"),
+        (
+            &["production"],
+            "propane: production cannot be read: No such file or directory (os error 2); an environment is named by --env production\n--- exit 2",
+        ),
+        (&[saved], "is cut short: it ends at line 1, column 29\n--- exit 2"),
+        (&["--running"], "propane: no manager is running (pid file: [APP]/tmp/propane.pid)\n--- exit 2"),
+        (
+            &["--env", "nosuch"],
+            "propane: there is no environment nosuch: config/environments/nosuch.plist does not exist\n--- exit 3",
+        ),
+        (&["--env", "production", "--env", "stagin"], "did you mean staging?"),
+        (&["--workers", "0", "--env", "staging"], "propane: nothing is compared until this is put right\n--- exit 1"),
+        (&["--env", "../staging"], "cannot be the name of an environment"),
+        (&["--bogus"], "unexpected argument '--bogus'"),
+    ] {
+        let shown = config("layered", &[&["diff"], words].concat());
+        assert!(shown.contains(expected), "{words:?}: {shown}");
+    }
+    assert!(config("layered", &["diff", "--env", "stagin"]).ends_with("--- exit 3\n"));
+    assert!(
+        config("broken", &["diff", "--defaults"])
+            .ends_with("propane: nothing is compared until this is put right\n--- exit 2\n")
+    );
 }

@@ -3,11 +3,9 @@
 //! A command is a file with its flags, what was asked for and the answer, and a row of [`CONFIG`].
 
 mod config_check;
-mod config_docs;
-mod config_env;
+mod config_diff;
 pub(crate) mod config_explain;
 mod config_print;
-mod config_schema;
 mod disclosure;
 mod formats;
 
@@ -42,9 +40,7 @@ pub(crate) static CONFIG: &[Entry] = &[
     Entry { name: "print", command: config_print::command, read: config_print::read },
     Entry { name: "explain", command: config_explain::command, read: config_explain::read },
     Entry { name: "check", command: config_check::command, read: config_check::read },
-    Entry { name: "env", command: config_env::command, read: config_env::read },
-    Entry { name: "schema", command: config_schema::command, read: config_schema::read },
-    Entry { name: "docs", command: config_docs::command, read: config_docs::read },
+    Entry { name: "diff", command: config_diff::command, read: config_diff::read },
 ];
 
 /// `--format`, the first form being the default.

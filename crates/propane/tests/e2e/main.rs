@@ -10,6 +10,7 @@ mod kernel;
 mod lifecycle;
 mod peers;
 mod reload;
+mod running;
 mod start;
 mod stop;
 mod support;

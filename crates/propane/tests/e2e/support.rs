@@ -58,9 +58,14 @@ impl App {
 
     /// What `propane` is started with, all but the flags of the test.
     pub(crate) fn command(&self, flags: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_propane"));
         let port = self.address.port().to_string();
-        command.args(["--env", "production", "--port", &port]).args(flags);
+        self.bare(&[&["--env", "production", "--port", &port], flags].concat())
+    }
+
+    /// The program in the app root, with these words and no variable of its own.
+    pub(crate) fn bare(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_propane"));
+        command.args(words);
         command.current_dir(self.root()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ARLEN_") {

@@ -1,0 +1,180 @@
+//! Files that a running manager keeps beside its pid file, for its owner's eyes only.
+//!
+//! They are written in place and never made shorter: replacing a file that was just written can wait for the disk
+//! (seconds on a busy one), and the manager waits for nobody. So a reader may meet half of a write, and reads twice.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use serde::Serialize;
+
+/// How often a reader tries to see the same twice. A write takes microseconds, and the manager writes rarely.
+const READINGS: usize = 16;
+
+/// The file beside a pid file: `propane.pid` -> `propane.SUFFIX`, and every other name as a whole, so that no two pid files
+/// share one.
+pub(crate) fn beside(pid_file: &Path, suffix: &str) -> PathBuf {
+    if pid_file.extension() == Some(OsStr::new("pid")) {
+        return pid_file.with_extension(suffix);
+    }
+    let mut name = pid_file.as_os_str().to_owned();
+    name.push(format!(".{suffix}"));
+    name.into()
+}
+
+/// A file that its manager writes.
+#[derive(Debug)]
+pub(crate) struct PrivateFile {
+    file: Option<File>,
+    path: PathBuf,
+    length: usize,
+}
+
+impl PrivateFile {
+    /// Creates the file, with nothing in it. A manager that cannot have it goes on without, and says so.
+    pub(crate) fn create(path: &Path) -> Self {
+        let file = create(path);
+        if let Err(error) = &file {
+            tracing::warn!("cannot write {}: {error}", path.display());
+        }
+        Self { file: file.ok(), path: path.to_owned(), length: 0 }
+    }
+
+    /// Writes a value over the one before.
+    pub(crate) fn write(&mut self, value: &impl Serialize) {
+        let Some(file) = &self.file else { return };
+        let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+        // Blanks after the value are none of a reader's business.
+        bytes.resize(bytes.len().max(self.length), b' ');
+        self.length = bytes.len();
+        let written = file.write_all_at(&bytes, 0).and_then(|()| match file.metadata()?.len() {
+            // Somebody else has written to it.
+            longer if longer > bytes.len() as u64 => file.set_len(bytes.len() as u64),
+            _ => Ok(()),
+        });
+        if let Err(error) = written {
+            tracing::warn!("cannot write {}: {error}", self.path.display());
+            self.file = None;
+        }
+    }
+}
+
+/// Creates a file that only its owner can read, following no symlink; a leftover of the same name is replaced.
+fn create(path: &Path) -> io::Result<File> {
+    let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            open()
+        }
+        other => other,
+    }
+}
+
+/// Reads a regular file whose metadata suits the reader, as it is between two writes.
+pub(crate) fn read(path: &Path, bytes_max: u64, suits: impl Fn(&Metadata) -> bool) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if !suits(&metadata) {
+        return Err(io::Error::other("it belongs to another user"));
+    }
+    let mut before = contents(&file, bytes_max)?;
+    for _ in 1..READINGS {
+        let now = contents(&file, bytes_max)?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Err(io::Error::other("it never stops changing"))
+}
+
+fn contents(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len().min(bytes_max)).unwrap_or(0)];
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn scratch() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file.json");
+        (directory, path)
+    }
+
+    #[test]
+    fn a_file_is_private_and_holds_the_last_value() {
+        let (_directory, path) = scratch();
+        let mut file = PrivateFile::create(&path);
+        for text in ["a longer one", "", "a", "b"] {
+            if text == "b" {
+                fs::write(&path, "nonsense ".repeat(100)).unwrap();
+            }
+            file.write(&text);
+            let bytes = read(&path, 1 << 20, |_| true).unwrap();
+            assert_eq!(serde_json::from_slice::<String>(&bytes).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_symlink_is_replaced_and_never_followed() {
+        let (directory, path) = scratch();
+        let target = directory.path().join("precious");
+        fs::write(&target, "keep me").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(read(&path, 1 << 20, |_| true).is_err());
+        PrivateFile::create(&path).write(&"x");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "keep me");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "\"x\"");
+    }
+
+    #[test]
+    fn a_reader_never_meets_half_a_write() {
+        let (_directory, path) = scratch();
+        let mut file = PrivateFile::create(&path);
+        let values = ["a", "b"].map(|letter| letter.repeat(100_000));
+        file.write(&values[0]);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..200).for_each(|round| file.write(&values[round % 2])));
+            while !writer.is_finished() {
+                // Where the writer never rests the reader gives up, which is no half a write either.
+                let Ok(bytes) = read(&path, 1 << 20, |_| true) else { continue };
+                assert!(values.contains(&serde_json::from_slice::<String>(&bytes).unwrap()));
+            }
+        });
+    }
+
+    #[test]
+    fn no_two_pid_files_share_a_file() {
+        for (pid_file, expected) in [
+            ("/run/web.pid", "/run/web.state.json"),
+            ("/run/web.1", "/run/web.1.state.json"),
+            ("/run/x", "/run/x.state.json"),
+        ] {
+            assert_eq!(beside(Path::new(pid_file), "state.json"), Path::new(expected));
+        }
+    }
+}
