@@ -50,7 +50,7 @@ impl Args {
 
 impl Inputs {
     /// A variable that is set. An empty one is not: platforms that cannot unset a variable set it to nothing.
-    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.env.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 }

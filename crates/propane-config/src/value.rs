@@ -134,6 +134,8 @@ impl Kind {
     fn read_typed(self, value: &plist::Value) -> Option<Result<Value, Misfit>> {
         match (self, value) {
             (Self::Bool, plist::Value::Boolean(on)) => Some(Ok(Value::Bool(*on))),
+            // Whether 27 is meant as 027 or as 033 nobody can tell.
+            (Self::Text(Shape::Octal), _) => None,
             (_, plist::Value::Integer(number)) => Some(self.read_scalar(&number.to_string())),
             _ => None,
         }
@@ -196,9 +198,16 @@ impl Misfit {
 }
 
 /// The spellings of a boolean, in any case. The set is Arlen's own for its command line and its JSON.
+const YES: [&str; 4] = ["yes", "true", "on", "1"];
+const NO: [&str; 4] = ["no", "false", "off", "0"];
+
+/// All spellings of a boolean.
+pub(crate) fn switch_words() -> impl Iterator<Item = &'static str> {
+    YES.into_iter().chain(NO)
+}
+
+/// Reads a boolean.
 pub(crate) fn read_bool(text: &str) -> Option<bool> {
-    const YES: [&str; 4] = ["yes", "true", "on", "1"];
-    const NO: [&str; 4] = ["no", "false", "off", "0"];
     let is_one_of = |words: &[&str]| words.iter().any(|word| text.trim().eq_ignore_ascii_case(word));
     match (is_one_of(&YES), is_one_of(&NO)) {
         (true, _) => Some(true),

@@ -40,16 +40,18 @@ const YES: &str = "yes";
 const COLOR: &str = "color";
 const COLORS: [(&str, ColorChoice); 3] =
     [("auto", ColorChoice::Auto), ("always", ColorChoice::Always), ("never", ColorChoice::Never)];
-const AFTER_HELP: &str = "\
+const ABOUT_LAYERS: &str = "\
 Run it from an app root, the directory that holds config/app.plist, or name one with --app-root.
-Values are read from config/app.plist, config/environments/ENV.plist, ARLEN_… variables and flags, later ones first.
-
-Signals:
-  HUP        reload: read the configuration again, start new workers, then stop the old ones
-  TERM, INT  stop, gracefully; a second one stops at once
-  QUIT       stop at once
-  TTIN/TTOU  one worker more/less
-  USR1       reopen the lifecycle log";
+Values are read from config/app.plist, config/environments/ENV.plist, ARLEN_… variables and flags; later ones win.";
+/// The signals that the manager knows.
+pub(crate) const SIGNALS: [(&str, &str); 6] = [
+    ("HUP", "reload: read the configuration again, start new workers, then stop the old ones"),
+    ("TERM, INT", "stop, gracefully; a second one stops at once"),
+    ("QUIT", "stop at once"),
+    ("TTIN", "one worker more"),
+    ("TTOU", "one worker less"),
+    ("USR1", "reopen the lifecycle log"),
+];
 
 /// Reads the words after the program's name.
 pub(crate) fn parse(words: &[OsString]) -> Result<Request, clap::Error> {
@@ -100,7 +102,7 @@ pub(crate) fn command() -> Command {
     Command::new("propane")
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
-        .after_help(AFTER_HELP)
+        .after_help(after_help())
         .args_override_self(true)
         .override_usage("propane [OPTIONS] [-- WORKER ARGS]\n       propane [OPTIONS] config <COMMAND>")
         .args(row_args())
@@ -121,6 +123,17 @@ pub(crate) fn command() -> Command {
                 .help("Use colours: auto does on terminals, unless NO_COLOR is set"),
         )
         .subcommand(config())
+}
+
+fn after_help() -> String {
+    let signals = SIGNALS.map(|(signal, effect)| format!("\n  {signal:9}  {effect}"));
+    format!("{ABOUT_LAYERS}\n\nSignals:{}", signals.concat())
+}
+
+/// Whether every command has it.
+pub(crate) fn is_common(arg: &Arg) -> bool {
+    let id = arg.get_id().as_str();
+    id == COLOR || OPTIONS.iter().chain(SETTINGS).any(|row| row.key == id)
 }
 
 fn color_of(matches: &ArgMatches) -> ColorChoice {

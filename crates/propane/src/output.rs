@@ -48,6 +48,11 @@ pub(crate) enum ColorChoice {
 }
 
 impl Answer {
+    /// Only an answer.
+    pub(crate) fn fine(stdout: String) -> Self {
+        Self { stdout, stderr: String::new(), status: exit::FINE }
+    }
+
     /// Only why there is none.
     pub(crate) fn refusal(status: u8, reason: impl Display) -> Self {
         Self { stdout: String::new(), stderr: format!("propane: {reason}\n"), status }

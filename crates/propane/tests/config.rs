@@ -190,6 +190,139 @@ fn names_that_do_not_exist_are_answered_with_what_was_meant() {
 }
 
 #[test]
+fn the_variables_of_workers_and_of_propane_are_listed() {
+    let env = config("layered", &["env"]).replace(app("layered").to_str().unwrap(), "[APP]");
+    assert_shown!("layered_env", env);
+    assert_shown!("layered_env_json", config("layered", &["env", "--export", "json", "--env", "staging"]));
+    let variables = [
+        ("ARLEN_PROPANE_WORKERS", "3"),
+        ("ARLEN_PORT", ""),
+        ("MOJOOBJC_LISTEN_BACKLOG", "3"),
+        ("ARLEN_CLUSTER_EXPECTED_NODES", "many"),
+        ("ARLEN_CLUSTR_NAME", "shop"),
+        ("ARLEN_CLUSTER_NAME", "amqp://me:hunter2@queue/"),
+    ];
+    let list = |words: &[&str]| {
+        let mut command = propane(&app("layered"));
+        said(&app("layered"), command.args(["config", "env", "--list", "--workers=4"]).args(words).envs(variables))
+    };
+    assert_shown!("layered_env_list", list(&[]));
+    let json = list(&["--export", "json"]);
+    let json: serde_json::Value = serde_json::from_str(json.split("--- stderr").next().unwrap()).unwrap();
+    let state = |name: &str| {
+        let all = json["variables"].as_array().unwrap();
+        all.iter().find(|variable| variable["variable"] == name).unwrap()["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(state("ARLEN_PROPANE_WORKERS"), "overridden");
+    assert_eq!(state("ARLEN_PORT"), "empty");
+    assert_eq!(state("ARLEN_LISTEN_BACKLOG"), "used");
+    assert_eq!(state("ARLEN_CLUSTER_EXPECTED_NODES"), "invalid");
+    assert_eq!(state("ARLEN_HOST"), "unset");
+    assert!(config("seed", &["env", "--list", "--export", "sh"]).ends_with("--- exit 2\n"));
+}
+
+/// The variables of an `EnvironmentFile`, by the rules of `systemd.exec(5)`.
+fn read_environment_file(text: &str) -> Vec<(String, String)> {
+    let (mut variables, mut rest) = (Vec::new(), text);
+    while let Some((name, after)) = rest.split_once('=') {
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => read_quoted(quoted),
+            None => after.split_once('\n').map(|(value, after)| (value.to_owned(), after)).unwrap(),
+        };
+        variables.push((name.to_owned(), value));
+        rest = after;
+    }
+    variables
+}
+
+fn read_quoted(text: &str) -> (String, &str) {
+    let (mut value, mut letters) = (String::new(), text.char_indices());
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return (value, text[at + 1..].strip_prefix('\n').unwrap()),
+            '\\' => match letters.next().unwrap().1 {
+                special @ ('"' | '\\' | '`' | '$') => value.push(special),
+                '\n' => {}
+                other => value.extend(['\\', other]),
+            },
+            plain => value.push(plain),
+        }
+    }
+    panic!("a quote is never closed: {text}");
+}
+
+#[test]
+fn exported_values_arrive_as_they_are_whatever_is_in_them() {
+    const NAME: &str = "ARLEN_CLUSTER_NAME";
+    for value in [
+        "plain",
+        "two words",
+        " both ends ",
+        "it's",
+        "\"quoted\"",
+        "back\\slash \\\\ \\n \\",
+        "$HOME ${HOME} $(id) `id`",
+        "new\nline\n",
+        "#;&|<>*?[]~!%^(){}=",
+        "tab\tbell\u{7}escape\u{1b}",
+        "ünï\u{2028}cödé 🦀",
+        "-n",
+        "\\\n",
+    ] {
+        let export = |form: &str| {
+            let mut command = propane(&app("seed"));
+            let output = command.args(["config", "env", "--export", form]).env(NAME, value).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let sourced = |script: &str| {
+            let script = format!("set -eu\n{script}\nprintf %sx \"${NAME}\"");
+            let output = Command::new("/bin/sh").args(["-c", &script]).env_clear().output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(sourced(&export("sh")), format!("{value}x"));
+        let file = export("systemd");
+        let read = read_environment_file(&file);
+        assert_eq!(read.iter().find(|(name, _)| name == NAME).unwrap().1, value, "{file}");
+        assert_eq!(sourced(&file), format!("{value}x"), "a shell reads these quotes as systemd does");
+        let json: serde_json::Value = serde_json::from_str(&export("json")).unwrap();
+        assert_eq!(json[NAME], value);
+    }
+}
+
+/// Whatever the configuration and the environment are like.
+#[test]
+fn documents_need_no_configuration() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (words, file) in [
+        (&["schema"][..], "config-schema/app.schema.json"),
+        (&["docs"], "docs/settings.md"),
+        (&["docs", "--format", "man"], "docs/man/propane.plist.5"),
+        (&["docs", "--format", "man-command"], "docs/man/propane.1"),
+        (&["docs", "--format", "plist-template"], "config-schema/app.plist"),
+    ] {
+        let mut command = propane(&app("broken"));
+        command.arg("config").args(words).env("ARLEN_PORT", "none").env("ARLEN_APP_ROOT", "/nowhere");
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
+        let committed = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(output.stdout == committed.as_bytes(), "{file} is stale: run `cargo xtask generate`");
+    }
+}
+
+#[test]
+fn help_names_variables_and_never_what_they_hold() {
+    for words in [&["--help"][..], &["config", "explain", "--help"], &["config", "print", "-h"]] {
+        let mut command = propane(&app("broken"));
+        let output =
+            command.args(words).env("ARLEN_CLUSTER_NAME", "hunter2").env("ARLEN_PORT", "none").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<_> = help.split_whitespace().collect();
+        assert!(words.join(" ").contains("[default: 3000] [env: ARLEN_PORT]"), "{help}");
+        assert!(!help.contains("hunter2") && output.status.success(), "{help}");
+    }
+}
+
+#[test]
 fn secrets_are_shown_only_where_it_is_forced() {
     for command in [&["print", "session"][..], &["explain", "session.secret"]] {
         let asked = config("layered", &[command, &["--show-secrets"]].concat());
@@ -205,7 +338,9 @@ fn secrets_are_shown_only_where_it_is_forced() {
 
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure() {
-    for words in [&["config", "print"][..], &["config", "check"], &["config", "explain", "port"], &["--help"]] {
+    for words in
+        [&["config", "print"][..], &["config", "check"], &["config", "schema"], &["config", "env"], &["--help"]]
+    {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = propane(&app("seed")).args(words).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{words:?}");

@@ -3,12 +3,14 @@
 //! A machine is noisy, so medians are shown with their spread, and nothing here passes or fails.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::manager::{Manager, Outcome, build, scratch_app, spin_until};
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [--seconds N]
@@ -20,13 +22,6 @@ Usage: cargo xtask bench [--seconds N]
 const RUNS: usize = 100;
 /// The default `respawnDelayMs`, and none.
 const RESPAWN_DELAYS_MS: [u64; 2] = [0, 250];
-/// What is measured is at most this much longer than it shows.
-const LOOK_INTERVAL: Duration = Duration::from_micros(50);
-/// No wait here is anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
 /// Runs the task.
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let words: Vec<String> = words.collect();
@@ -50,10 +45,7 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
 
 fn measure(idle: Duration) -> Outcome<()> {
     let binary = build()?;
-    let app = tempfile::tempdir()?;
-    fs::create_dir_all(app.path().join("config/environments"))?;
-    fs::write(app.path().join("config/app.plist"), "{ propaneAccessories = { workerCount = 4; }; }\n")?;
-    fs::write(app.path().join("config/environments/production.plist"), "{}\n")?;
+    let app = scratch_app()?;
     println!("binary: {} KiB", fs::metadata(&binary)?.len() / 1024);
     row("config print, whole process", &config_print(&binary, app.path())?);
     row("start to 4 workers ready", &starts(&binary, app.path())?);
@@ -62,18 +54,6 @@ fn measure(idle: Duration) -> Outcome<()> {
         row(&name, &respawns(&binary, app.path(), Duration::from_millis(delay))?);
     }
     idling(&binary, app.path(), idle)
-}
-
-fn build() -> Outcome<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(&cargo).args(["build", "--quiet", "--release", "--package", "propane"]).status()?;
-    if !built.success() {
-        return Err("the release binary cannot be built".into());
-    }
-    let metadata = Command::new(cargo).args(["metadata", "--format-version", "1", "--no-deps"]).output()?;
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout)?;
-    let target = metadata["target_directory"].as_str().ok_or("cargo names no target directory")?;
-    Ok(Path::new(target).join("release/propane"))
 }
 
 /// Prints the median and the extremes of some times.
@@ -99,71 +79,6 @@ fn config_print(binary: &Path, app: &Path) -> Outcome<Vec<Duration>> {
         if status.success() { Ok(began.elapsed()) } else { Err("config print failed".into()) }
     };
     (0..RUNS).map(run).collect()
-}
-
-/// A manager that is stopped when it goes out of scope.
-struct Manager {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Manager {
-    fn start(binary: &Path, app: &Path, flags: &[&str]) -> Outcome<Self> {
-        let log = app.join("lifecycle.log");
-        // Absent before the first start.
-        let _ = fs::remove_file(&log);
-        let port = propane_load::free_port().to_string();
-        let child = Command::new(binary)
-            .args(["--env", "production", "--port", &port])
-            .args(flags)
-            .current_dir(app)
-            .env("ARLEN_PROPANE_LIFECYCLE_LOG", &log)
-            .stdout(Stdio::null())
-            .spawn()?;
-        let manager = Self { child, log };
-        spin_until("the boot", || manager.has_logged("event=manager_ready"))?;
-        Ok(manager)
-    }
-
-    fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
-    }
-
-    fn has_logged(&self, text: &str) -> bool {
-        fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text))
-    }
-
-    fn children(&self) -> Vec<i32> {
-        let pid = self.pid();
-        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
-    fn proc_number(&self, file: &str, key: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        // It is this process's child and not reaped yet, so the pid is its own.
-        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
-}
-
-fn spin_until(what: &str, condition: impl Fn() -> bool) -> Outcome<()> {
-    let began = Instant::now();
-    while !condition() {
-        if began.elapsed() > PATIENCE {
-            return Err(format!("waited in vain for {what}").into());
-        }
-        // A look into /proc takes the very locks that a spawn needs.
-        std::thread::park_timeout(LOOK_INTERVAL);
-    }
-    Ok(())
 }
 
 fn starts(binary: &Path, app: &Path) -> Outcome<Vec<Duration>> {

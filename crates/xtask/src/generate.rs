@@ -1,4 +1,4 @@
-//! `cargo xtask generate`: the files that are made from the settings table.
+//! `cargo xtask generate`: the files that are made from the table of settings and from the flags.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,11 +31,16 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
 }
 
 /// Every generated file with its contents.
-fn files() -> [(PathBuf, String); 2] {
+fn files() -> [(PathBuf, String); 5] {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // A tree of texts and numbers always has a serialised form.
+    let schema = serde_json::to_string_pretty(&propane_config::schema::schema()).expect("the schema can be serialised");
     [
         (root.join("docs/settings.md"), propane_config::reference::markdown()),
+        (root.join("docs/man/propane.1"), propane::manual_page()),
+        (root.join("docs/man/propane.plist.5"), propane_config::manual::page()),
         (root.join("config-schema/app.plist"), propane_config::reference::template()),
+        (root.join("config-schema/app.schema.json"), schema + "\n"),
     ]
 }
 

@@ -1,10 +1,11 @@
 //! `cargo xtask load`: puts a load on a URL and prints what became of it.
 
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use propane_load::{Load, Mode, Target};
+
+use crate::words::positive;
 
 const USAGE: &str = "\
 Usage: cargo xtask load [--url URL] [--clients N] [--seconds S] [--keep-alive]
@@ -55,11 +56,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Plan, String> {
     }
     let target = Target::parse(&url).map_err(|error| error.to_string())?;
     Ok(Plan { target, clients, seconds, mode })
-}
-
-fn positive<T: FromStr + PartialOrd + From<u8>>(flag: &str, text: &str) -> Result<T, String> {
-    let number = text.parse().ok().filter(|number| *number >= T::from(1));
-    number.ok_or_else(|| format!("{flag}: expected a number from 1 but got {text:?}"))
 }
 
 #[cfg(test)]

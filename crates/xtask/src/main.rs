@@ -3,8 +3,12 @@
 mod bench;
 mod generate;
 mod load;
+mod manager;
 mod planted;
+mod scale;
 mod sim;
+mod soak;
+mod words;
 
 use std::process::ExitCode;
 
@@ -13,6 +17,8 @@ Usage: cargo xtask TASK
 
   generate  write the files that are made from the settings table (--check)
   bench     measure what the manager costs and how fast it reacts (--help)
+  soak      reload and kill by the thousand, and look for leaks (--help)
+  scale     measure what a thousand workers cost the manager (--help)
   load      put an HTTP load on a URL and tell every kind of failure apart (--help)
   sim       run simulated schedules of faults against the supervisor (--help)
   planted   check that the simulator catches mistakes planted in the supervisor
@@ -24,6 +30,8 @@ fn main() -> ExitCode {
         Some("generate") => generate::run(words),
         Some("bench") => bench::run(words),
         Some("load") => load::run(words),
+        Some("soak") => soak::run(words),
+        Some("scale") => scale::run(words),
         Some("sim") => sim::run(words),
         Some("planted") => planted::run(words),
         Some("--help" | "-h") => {

@@ -22,7 +22,11 @@ const MASKED_NOTE: &str = "secrets are masked, so this does not load back to the
 
 /// `key = value   # origin`, with what was overridden below it.
 pub(super) fn text(settings: &[&ResolvedSetting], all: bool, secrets: Secrets, coloured: bool) -> String {
-    let rows: Vec<_> = settings.iter().flat_map(|setting| rows(setting, all, secrets)).collect();
+    table(settings.iter().flat_map(|setting| rows(setting, all, secrets)).collect(), coloured)
+}
+
+/// Rows under each other.
+pub(super) fn table(rows: Vec<Row<'_>>, coloured: bool) -> String {
     let key_width = rows.iter().map(|row| row.key.chars().count()).max().unwrap_or(0);
     let widths = rows.iter().map(|row| row.value.chars().count()).filter(|width| *width <= WIDEST_VALUE);
     let value_width = widths.max().unwrap_or(0);
@@ -36,10 +40,12 @@ pub(super) fn text(settings: &[&ResolvedSetting], all: bool, secrets: Secrets, c
     out
 }
 
-struct Row<'s> {
-    key: &'s str,
-    value: String,
-    note: String,
+/// A line of a [`table`].
+pub(super) struct Row<'s> {
+    /// Empty where the line belongs to the one above.
+    pub(super) key: &'s str,
+    pub(super) value: String,
+    pub(super) note: String,
 }
 
 fn rows(setting: &ResolvedSetting, all: bool, secrets: Secrets) -> Vec<Row<'_>> {

@@ -4,8 +4,11 @@
 
 mod config_check;
 mod config_diff;
+mod config_docs;
+mod config_env;
 pub(crate) mod config_explain;
 mod config_print;
+mod config_schema;
 mod disclosure;
 mod formats;
 
@@ -41,6 +44,9 @@ pub(crate) static CONFIG: &[Entry] = &[
     Entry { name: "explain", command: config_explain::command, read: config_explain::read },
     Entry { name: "check", command: config_check::command, read: config_check::read },
     Entry { name: "diff", command: config_diff::command, read: config_diff::read },
+    Entry { name: "env", command: config_env::command, read: config_env::read },
+    Entry { name: "schema", command: config_schema::command, read: config_schema::read },
+    Entry { name: "docs", command: config_docs::command, read: config_docs::read },
 ];
 
 /// `--format`, the first form being the default.
