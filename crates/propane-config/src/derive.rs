@@ -31,7 +31,11 @@ fn reuse_port(stack: &Stack<'_>, strategy: Strategy) -> Option<Leaf> {
         Value::Bool(true) => return None,
         _ if workers > 1 => (format!("propaneAccessories.workerCount = {workers} > 1"), vec!["workerCount"]),
         _ if strategy.binds_by_itself() && !asked.origin.is_explicit() => {
-            ("a worker that binds by itself is replaced by one that binds beside it".to_owned(), vec!["socketStrategy"])
+            let rule = format!(
+                "a worker that binds by itself ({}) is replaced by one that binds beside it",
+                strategy.as_str()
+            );
+            (rule, vec!["socketStrategy", "workerCount"])
         }
         _ => return None,
     };

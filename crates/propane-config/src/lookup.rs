@@ -5,6 +5,7 @@ use std::fmt;
 use crate::names::{self, nearest};
 use crate::resolve::{Resolution, ResolvedSetting};
 use crate::settings::{LEGACY_PREFIX, OPTIONS, PREFIX, SETTINGS, Setting};
+use crate::value::shorten;
 
 /// The most candidates that a message names.
 const MOST_NAMED: usize = 8;
@@ -38,7 +39,9 @@ impl Resolution {
         if let Some(setting) = self.setting(key) {
             return Ok(setting);
         }
-        let is_called_so = |setting: &&ResolvedSetting| last_part(&setting.key) == key || unquoted(&setting.key) == key;
+        let is_called_so = |setting: &&ResolvedSetting| {
+            [last_part(&setting.key), &setting.key].iter().any(|name| *name == key || unquoted(name) == key)
+        };
         let called_so: Vec<_> = self.settings.iter().filter(is_called_so).collect();
         match called_so.as_slice() {
             [setting] => Ok(setting),
@@ -64,7 +67,9 @@ impl Resolution {
         let keys = || self.settings.iter().map(|setting| setting.key.as_str());
         let last = |name: &str| keys().find(|key| last_part(key) == name);
         let as_flag = || Some(format!("--{}", rows().filter_map(|row| row.flag).find(|flag| *flag == key)?));
-        let same = |other: &&str| other.eq_ignore_ascii_case(key) || last_part(other).eq_ignore_ascii_case(key);
+        let is_it =
+            |name: &str| name.eq_ignore_ascii_case(key.trim()) || unquoted(name).eq_ignore_ascii_case(key.trim());
+        let same = |other: &&str| is_it(other) || is_it(last_part(other));
         let near = || nearest(key, keys()).or_else(|| last(nearest(key, keys().map(last_part))?));
         keys().find(same).map(ToOwned::to_owned).or_else(as_flag).or_else(|| near().map(ToOwned::to_owned))
     }
@@ -168,10 +173,11 @@ fn listed(settings: &[&ResolvedSetting]) -> String {
     format!("{}{more}", named.join(", "))
 }
 
-/// A name within a message: one that would not be seen, or that could move the cursor, is quoted.
+/// A name within a message: one that would not be seen, that is too long, or that could move the cursor, is quoted.
 fn readable(name: &str) -> String {
-    let is_plain = !name.trim().is_empty() && !name.contains(char::is_control);
-    if is_plain { name.to_owned() } else { format!("{name:?}") }
+    const LONGEST: usize = 60;
+    let is_plain = !name.contains(char::is_control) && name.trim() == name && !name.is_empty() && name.len() <= LONGEST;
+    if is_plain { name.to_owned() } else { shorten(name) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::document::Span;
+use crate::lookup::is_under;
 use crate::origin::Origin;
 use crate::source::{Quote, Source};
 
@@ -223,9 +224,9 @@ impl Problem {
         self
     }
 
-    /// Whether it has to do with a setting.
+    /// Whether it has to do with a setting. What is wrong with a group has to do with all that stands in it.
     pub fn concerns(&self, key: &str) -> bool {
-        self.key.as_deref() == Some(key) || self.also.contains(&key)
+        self.key.as_deref().is_some_and(|own| is_under(key, own)) || self.also.contains(&key)
     }
 
     /// Whether a start is refused because of it.

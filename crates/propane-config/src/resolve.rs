@@ -7,14 +7,14 @@ use serde::Serialize;
 use crate::check;
 use crate::choices::SocketStrategy;
 use crate::derive::derive;
-use crate::document::{self, Content, Reading, RemarkKind};
+use crate::document::{self, Content, Entry, Node, Reading, RemarkKind, Span};
 use crate::inputs::{Args, Inputs};
 use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
 use crate::options::{self, Options, RunOptions};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem, Severity};
 use crate::secrets::{MASK, has_url_user, is_secret_key, mask_url_users};
-use crate::settings::{Reload, ResolvedConfig, SETTINGS, Setting};
+use crate::settings::{GROUPS, Reload, ResolvedConfig, SETTINGS, Setting, setting};
 use crate::source::Source;
 use crate::stack::Stack;
 use crate::tree;
@@ -280,9 +280,12 @@ impl<'w> FileLayer<'w> {
                 Problem::warning(Code::Braceless, message).at(place).suggest("write { before it and } after it")
             }
             RemarkKind::DuplicateKey { key, again } => {
-                let again = Place::in_file(&self.source, Some(*again)).label("this one counts");
+                let counts = Place::in_file(&self.source, Some(*again)).label("this one counts");
                 let message = format!("{key} is set twice in one dictionary");
-                Problem::warning(Code::DuplicateKey, message).at(place.label("no effect")).related(again)
+                let mut problem =
+                    Problem::warning(Code::DuplicateKey, message).at(place.label("no effect")).related(counts);
+                problem.key = self.key_at(*again);
+                problem
             }
             RemarkKind::EmptyValue => Problem::warning(Code::EmptyValue, "a value without any text is taken as empty")
                 .at(place)
@@ -299,6 +302,23 @@ impl<'w> FileLayer<'w> {
                 Problem::warning(Code::AndMore, message).at_origin(self.source.origin(Some(remark.span)))
             }
         }
+    }
+
+    /// The setting, or the group of settings, whose key stands there.
+    fn key_at(&self, span: Span) -> Option<String> {
+        let root = &self.reading.as_ref()?.document.as_ref()?.root;
+        let at = |node: &Node<'_>| match &node.content {
+            Content::Dict(entries) => {
+                entries.iter().find(|entry| entry.key_span == Some(span)).map(|entry| entry.key.to_string())
+            }
+            _ => None,
+        };
+        let Content::Dict(entries) = &root.content else { return None };
+        let groups = entries.iter().filter(|entry| GROUPS.contains(&&*entry.key));
+        let in_group = |group: &Entry<'_>| Some(format!("{}.{}", group.key, at(&group.value)?));
+        at(root)
+            .or_else(|| groups.into_iter().find_map(in_group))
+            .filter(|key| GROUPS.contains(&key.as_str()) || setting(key).is_some())
     }
 
     fn tree(&self) -> Option<tree::File<'_>> {

@@ -202,13 +202,15 @@ mod tests {
             Kind::Text(_) | Kind::List => ["/", "/ready?a=1", "027", "0777", "00000", "9"].map(String::from).to_vec(),
         };
         let word = prop::sample::select(words)
-            .prop_flat_map(|word| prop_oneof![Just(word.clone()), Just(word.to_ascii_uppercase()), Just(word + "x")]);
+            .prop_flat_map(|word| prop_oneof![Just(word.clone()), Just(word.to_ascii_uppercase()), Just(word + "x")])
+            .boxed();
         let space =
             || prop::sample::select(vec!["", "", " ", "\n", "\u{85}", "\u{3000}", "\u{feff}", "\0", "x", "0", "\u{1}"]);
         let sign = prop::sample::select(vec!["", "", "+", "-", "00", "+0", "-0", "--"]);
-        let near = (space(), sign, word, space())
+        let near = (space(), sign, word.clone(), space())
             .prop_map(|(before, sign, word, after)| [before, sign, &word, after].concat());
-        prop_oneof![4 => near, 1 => any::<String>(), 1 => "[0-9]{1,11}", 1 => "/?[a-z \u{7f}]{0,4}"].boxed()
+        prop_oneof![4 => near, 4 => word, 1 => any::<String>(), 1 => "[0-9]{1,11}", 4 => "/?[a-z \u{7f}\u{1}\0é]{0,4}"]
+            .boxed()
     }
 
     fn content(kind: Kind) -> BoxedStrategy<Content<'static>> {

@@ -134,6 +134,7 @@ fn a_value_is_explained_down_to_its_inputs() {
 #[test]
 fn a_value_is_explained_with_its_problems() {
     assert_shown!("explain_hidden_mistake", config("mistakes", &["explain", "workerCount", "gracefulShutdownSeconds"]));
+    assert_shown!("explain_elsewhere", config("mistakes", &["explain", "host", "--env=nope", "--no-respawn=never"]));
     assert_shown!("explain_in_a_broken_file", config("broken", &["explain", "port"]));
     let mut command = propane(&app("seed"));
     command.args([
@@ -146,6 +147,17 @@ fn a_value_is_explained_with_its_problems() {
     ]);
     let variables = [("MOJOOBJC_HOST", "::1"), ("ARLEN_CLUSTR_NAME", "shop"), ("ARLEN_CLUSTER_EXPECTED_NODES", "0")];
     assert_shown!("explain_problems_of_variables", said(&app("seed"), command.envs(variables)));
+}
+
+#[test]
+fn what_a_file_says_twice_is_told_of_the_setting_it_is_about() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("config")).unwrap();
+    let text = "{ port = 1;\n  propaneAccessories = { workerCount = 2; };\n  port = 3; \"my.app\" = { \"a.b\" = 4; };\n  \
+        propaneAccessories = { umask = 1; umask = 2; }; }";
+    std::fs::write(root.path().join("config/app.plist"), text).unwrap();
+    let words = ["config", "explain", "port", "workerCount", "umask", "a.b"];
+    assert_shown!("explain_duplicates", said(root.path(), propane(root.path()).args(words)));
 }
 
 /// A flag without a value is asked about, one with a value is part of what is explained.
@@ -181,6 +193,7 @@ fn names_that_do_not_exist_are_answered_with_what_was_meant() {
         ("database.poolSzie", "there is no key database.poolSzie; did you mean database.poolSize?"),
         ("path", "there are several keys path; name one of routes[0].path, routes[1].path"),
         ("", "there is no key \"\""),
+        (" workerCount ", "there is no key \" workerCount \"; did you mean propaneAccessories.workerCount?"),
         ("\u{1b}[31m", "there is no key \"\\u{1b}[31m\""),
     ] {
         assert_eq!(config("layered", &["explain", name]), format!("--- stderr\npropane: {said}\n--- exit 3\n"));

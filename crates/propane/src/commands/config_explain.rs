@@ -10,15 +10,15 @@ use clap::builder::OsStringValueParser;
 use clap::{Arg, ArgMatches, Command};
 use propane_config::saved::SavedSetting;
 use propane_config::{
-    Export, Inputs, Kind, Origin, Problem, Reload, Resolution, ResolvedSetting, Setting, Value, all_exports, report,
-    row_of,
+    Export, Inputs, Kind, OPTIONS, Origin, Problem, Reload, Resolution, ResolvedSetting, Setting, Value, all_exports,
+    report, row_of,
 };
 use serde::Serialize;
 
 use crate::cli;
 use crate::commands::disclosure::{Disclosure, Secrets};
 use crate::commands::formats::{NOTHING, as_plist, origin_words, to_json, to_saved};
-use crate::commands::{ConfigCommand, format_arg, format_of};
+use crate::commands::{ConfigCommand, format_arg, format_of, problems};
 use crate::exit;
 use crate::output::{Answer, Screen};
 
@@ -154,18 +154,22 @@ impl ExplainOptions {
     }
 }
 
-/// The errors that nothing of the answer shows: those of files in full, the others as a number.
+/// What nothing of the answer shows: what is wrong with the files and the options in full, the other errors as a number.
 fn elsewhere(resolution: &Resolution, explained: &[Explained<'_>], coloured: bool) -> String {
     let is_shown = |problem: &Problem| explained.iter().any(|one| problem.concerns(&one.setting.key));
-    let hidden = resolution.problems.iter().filter(|problem| problem.is_error() && !is_shown(problem));
-    let (of_keys, of_files): (Vec<_>, Vec<_>) = hidden.partition(|problem| problem.key.is_some());
-    let files: Vec<_> = of_files.iter().map(|problem| report::render(problem, coloured) + "\n\n").collect();
-    let keys = match of_keys.len() {
+    let hidden = resolution.problems.iter().filter(|problem| !is_shown(problem));
+    let is_option = |key: &str| OPTIONS.iter().any(|row| row.key == key);
+    let (of_all, of_some): (Vec<&Problem>, Vec<_>) = hidden.partition(|problem| match &problem.key {
+        Some(key) => is_option(key),
+        None => problem.is_error(),
+    });
+    let keys = match of_some.iter().filter(|problem| problem.is_error()).count() {
         0 => String::new(),
         1 => "propane: another setting has an error, see propane config check\n".to_owned(),
         count => format!("propane: other settings have {count} errors, see propane config check\n"),
     };
-    files.concat() + &keys
+    let of_all: Vec<_> = of_all.into_iter().cloned().collect();
+    problems(&of_all, coloured) + &keys
 }
 
 /// A setting with all that is to be said about it.
