@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::fingerprint::{Fingerprint, Salt};
 use crate::origin::Origin;
-use crate::resolve::{Resolution, ResolvedSetting};
+use crate::resolve::{Resolution, ResolvedSetting, shown};
 use crate::saved::SavedSetting;
 use crate::secrets::MASK;
 use crate::settings::{OPTIONS, Reload, SETTINGS};
@@ -112,21 +112,26 @@ impl Entry {
         }
     }
 
-    /// A saved document's.
+    /// A saved document's, whose secrets may be masked or not.
     pub fn of_saved(saved: &SavedSetting) -> Self {
         let is_masked = match &saved.value {
             Some(Value::Text(text)) => text.contains(MASK),
             Some(Value::List(words)) => words.iter().any(|word| word.contains(MASK)),
             _ => false,
         };
+        let shown = saved.value.as_ref().map(|value| shown(&saved.key, value));
+        let proof = match &saved.value {
+            _ if is_masked => Proof::Masked,
+            Some(value) if shown.as_ref() != Some(value) => Proof::Secret(value.clone()),
+            _ => Proof::Shown,
+        };
         Self {
             key: saved.key.clone(),
-            shown: saved.value.clone(),
+            shown,
             kind: saved.kind.clone(),
             origin: saved.origin.clone(),
             reload: saved.reload,
-            // Not only where the document says so: it may have been made by hand.
-            proof: if is_masked { Proof::Masked } else { Proof::Shown },
+            proof,
         }
     }
 

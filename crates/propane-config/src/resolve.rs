@@ -117,18 +117,19 @@ impl Resolution {
 impl ResolvedSetting {
     /// One of its values (the winner, or one that lost) as it may be shown.
     pub fn shown(&self, value: &Value) -> Value {
-        match value {
-            _ if self.is_secret_by_key() => Value::Text(MASK.to_owned()),
-            Value::Text(text) => Value::Text(mask_url_users(text)),
-            Value::List(words) => Value::List(words.iter().map(|word| mask_url_users(word)).collect()),
-            Value::Int(_) | Value::Bool(_) => value.clone(),
-        }
+        shown(&self.key, value)
     }
+}
 
-    /// Secret by its key, and not only because a URL in it names a user.
-    fn is_secret_by_key(&self) -> bool {
-        // A part that is no plain word stands in quotes.
-        self.secret && self.key.split(['.', '[']).any(|part| is_secret_key(part.trim_matches('"')))
+/// A value of a setting, an option or an app's own key as it may be shown.
+pub(crate) fn shown(key: &str, value: &Value) -> Value {
+    // A part of the key that is no plain word stands in quotes.
+    let is_secret = |key: &str| key.split(['.', '[']).any(|part| is_secret_key(part.trim_matches('"')));
+    match value {
+        _ if is_secret(key) => Value::Text(MASK.to_owned()),
+        Value::Text(text) => Value::Text(mask_url_users(text)),
+        Value::List(words) => Value::List(words.iter().map(|word| mask_url_users(word)).collect()),
+        Value::Int(_) | Value::Bool(_) => value.clone(),
     }
 }
 

@@ -237,3 +237,95 @@ pub(crate) fn settled(path: &Path) -> PathBuf {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
     parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use propane_config::load;
+    use propane_core::ReloadFailure;
+
+    use super::*;
+    use crate::pidfile::PidFile;
+
+    struct Manager {
+        directory: tempfile::TempDir,
+        pid_file: PidFile,
+        inputs: Inputs,
+    }
+
+    impl Manager {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let pid_file = PidFile::lock(&directory.path().join("propane.pid")).unwrap();
+            let inputs = Inputs { cwd: directory.path().to_owned(), ..Inputs::default() };
+            Self { directory, pid_file, inputs }
+        }
+
+        fn save(&self) -> RunningFile {
+            RunningFile::create(&path_for(self.pid_file.path()), &self.inputs, &load(&self.inputs)).unwrap()
+        }
+
+        fn running(&self) -> Result<RunningManager, NotRunning> {
+            running(self.pid_file.path())
+        }
+    }
+
+    fn failed(generation: Generation, replaced: u32) -> Report {
+        Report::ReloadFailed { generation, failure: ReloadFailure::BootTimeout, replaced, of: 4 }
+    }
+
+    /// What runs after a reload is what its workers were started from; after one that replaced nobody nothing has changed.
+    #[test]
+    fn a_reload_decides_at_its_end_what_runs() {
+        let manager = Manager::new();
+        let resolution = load(&manager.inputs);
+        let mut file = manager.save();
+        let seen = |manager: &Manager| {
+            let running = manager.running().unwrap();
+            (running.configuration.generation, running.last_reload)
+        };
+        let last =
+            |generation, replaced| LastReload::Failed { generation, reason: "boot_timeout".into(), replaced, of: 4 };
+        let started = |generation| Report::ReloadStarted { generation, workers: 4, job_workers: 0 };
+        assert_eq!(seen(&manager), (0, None));
+        file.hear(&failed(1, 0));
+        assert_eq!(seen(&manager), (0, Some(last(1, 0))), "one that was refused");
+        file.prepare(2, &manager.inputs, &resolution);
+        file.hear(&started(2));
+        assert_eq!(seen(&manager), (0, Some(LastReload::Underway { generation: 2 })));
+        file.hear(&failed(2, 0));
+        assert_eq!(seen(&manager), (0, Some(last(2, 0))));
+        file.prepare(3, &manager.inputs, &resolution);
+        file.hear(&started(3));
+        file.hear(&failed(3, 2));
+        assert_eq!(seen(&manager), (3, Some(last(3, 2))), "who was replaced runs it");
+    }
+
+    #[test]
+    fn a_manager_is_running_while_it_says_so_and_lives() {
+        let manager = Manager::new();
+        let me = std::process::id().cast_signed();
+        let text = |error: NotRunning| error.to_string();
+        assert!(matches!(manager.running(), Err(NotRunning::Silent { pid, .. }) if pid == me));
+        let mut file = manager.save();
+        assert_eq!(manager.running().unwrap().pid, me);
+        for change in [
+            |document: &mut Document| document.manager.start_time += 1,
+            |document: &mut Document| document.boot_id = "another".into(),
+        ] {
+            change(&mut file.document);
+            file.file.write(&file.document);
+            assert!(matches!(manager.running(), Err(NotRunning::Silent { .. })), "the lock is held, by whom it is not");
+            file = manager.save();
+        }
+        let Manager { directory, pid_file, .. } = manager;
+        let path = pid_file.path().to_owned();
+        file.document.manager.pid = 1;
+        file.file.write(&file.document);
+        pid_file.remove();
+        let nobody = format!("no manager is running (pid file: {})", settled(&path).display());
+        assert_eq!(text(running(&path).unwrap_err()), nobody);
+        std::fs::write(path_for(&path), "nonsense").unwrap();
+        assert_eq!(text(running(&path).unwrap_err()), nobody, "what is left behind is nobody's problem");
+        drop(directory);
+    }
+}

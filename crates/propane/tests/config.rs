@@ -491,6 +491,7 @@ fn saved_configurations_are_compared_as_far_as_they_tell() {
     save("then.json", &[]);
     save("now.json", &["--workers", "9"]);
     save("cluster.json", &["--env", "staging", "cluster"]);
+    save("secrets.json", &["--show-secrets=force"]);
     let diff = |words: &[&str]| {
         let mut command = propane(&app);
         command.args(["config", "diff", "--app-root"]).arg(&app).args(words).current_dir(scratch.path());
@@ -499,6 +500,13 @@ fn saved_configurations_are_compared_as_far_as_they_tell() {
     assert_shown!("saved_diff", diff(&["then.json", "now.json"]));
     assert_shown!("saved_diff_files", diff(&["then.json"]));
     assert_shown!("saved_diff_selection", diff(&["cluster.json", "--env", "production"]));
+    // What was saved with its secrets is compared whole, and shown without them.
+    assert!(diff(&["secrets.json"]).ends_with("no differences\n--- exit 0\n"));
+    let text = std::fs::read_to_string(scratch.path().join("secrets.json")).unwrap();
+    std::fs::write(scratch.path().join("secrets.json"), text.replace("hunter2", "hunter3")).unwrap();
+    let changed = diff(&["secrets.json"]);
+    assert!(changed.ends_with("\n5 differences\n--- exit 1\n") && !changed.contains("hunter"), "{changed}");
+    assert_eq!(changed.matches("(secret, changed)").count(), 5);
     let mut piped = propane(&app);
     piped
         .args(["config", "diff", "-", "--workers", "9"])

@@ -32,7 +32,7 @@ const USAGE: &str = "name two sides, or one: --env NAME, --defaults, --running, 
 const LONG_HELP: &str = "\
 Show what two configurations disagree on, where each value comes from, and whether a reload (HUP) applies it.
 
-A side is one of these, in the order in which they are given:
+A side is one of these, in the order in which they are given after `diff`:
   --env NAME   the files, variables and flags, in that environment
   --defaults   the built-in defaults
   --running    what the running manager has resolved, found by its pid file
