@@ -21,7 +21,8 @@ pub enum Signal {
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Start a process; answer with `Spawned` or `SpawnFailed`.
+    /// Start a process; answer with `Spawned`, `SpawnFailed` or, for one that is doomed meanwhile, `SpawnAbandoned`. The
+    /// answer may take its time: other events may come before it.
     Spawn {
         /// The name it gets.
         worker: WorkerId,

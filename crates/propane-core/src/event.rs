@@ -134,6 +134,11 @@ pub enum Event {
         /// Why not.
         error: SpawnError,
     },
+    /// A worker's process was never started, because it was doomed before its turn came (see [`crate::Worker::is_doomed`]).
+    SpawnAbandoned {
+        /// The worker that was to be.
+        worker: WorkerId,
+    },
     /// A worker can serve.
     BecameReady {
         /// The worker.

@@ -133,6 +133,11 @@ impl Worker {
         matches!(self.state, State::Spawning { doomed: None } | State::Starting { .. } | State::Ready)
     }
 
+    /// Whether it is not started yet, and must leave as soon as it is: then it need not be started.
+    pub fn is_doomed(&self) -> bool {
+        matches!(self.state, State::Spawning { doomed: Some(_) })
+    }
+
     /// The earliest moment at which something is due for it.
     pub fn deadline(&self) -> Option<Time> {
         match &self.state {

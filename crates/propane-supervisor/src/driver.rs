@@ -30,6 +30,19 @@ use crate::state::{State, StateFile};
 /// nothing tells of its end.
 const LINGER_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long spawns may go on before the world is looked at again: a signal waits no longer than this and one spawn, however
+/// many workers are to be started.
+const SPAWN_TURN: Duration = Duration::from_millis(5);
+
+/// A process that is to be started.
+#[derive(Clone, Copy)]
+struct Spawn {
+    worker: WorkerId,
+    role: Role,
+    slot: u32,
+    generation: Generation,
+}
+
 /// What the driver is set up with.
 pub(crate) struct Setup {
     pub(crate) plan: Plan,
@@ -55,6 +68,7 @@ pub(crate) struct Driver {
     poller: Poller,
     journal: Journal,
     inbox: VecDeque<Event>,
+    spawns: VecDeque<Spawn>,
     epoch: Instant,
     state_file: StateFile,
     spawner: Spawner,
@@ -80,6 +94,7 @@ impl Driver {
             poller,
             journal: setup.journal,
             inbox: VecDeque::from([Event::BootRequested]),
+            spawns: VecDeque::new(),
             epoch: Instant::now(),
             state_file: setup.state_file,
             spawner: setup.spawner,
@@ -105,8 +120,20 @@ impl Driver {
         Time::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Hands every event to the core and performs what it asks for, until there is nothing left to do.
+    /// Does what there is to do, until nothing is left or spawns have had their turn.
     fn settle(&mut self) {
+        let began = Instant::now();
+        self.digest();
+        while began.elapsed() < SPAWN_TURN
+            && let Some(spawn) = self.spawns.pop_front()
+        {
+            self.spawn(spawn);
+            self.digest();
+        }
+    }
+
+    /// Hands every event to the core and performs what it asks for; spawns are put in a queue.
+    fn digest(&mut self) {
         while let Some(event) = self.inbox.pop_front() {
             self.core.handle_event(self.now(), event);
             while let Some(action) = self.core.poll_action() {
@@ -121,7 +148,9 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn { worker, role, slot, generation } => self.spawn(worker, role, slot, generation),
+            Action::Spawn { worker, role, slot, generation } => {
+                self.spawns.push_back(Spawn { worker, role, slot, generation });
+            }
             Action::Signal { worker, signal } => self.children.signal(worker, signal),
             Action::LoadConfiguration { generation } => self.load(generation),
             Action::Sample { worker } => self.sample(worker),
@@ -133,15 +162,21 @@ impl Driver {
         }
     }
 
-    fn spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: Generation) {
-        let event = match self.try_spawn(worker, role, slot, generation) {
-            Ok(()) => Event::Spawned { worker },
-            Err(error) => Event::SpawnFailed { worker, error },
+    fn spawn(&mut self, spawn: Spawn) {
+        let worker = spawn.worker;
+        let event = if self.core.worker(worker).is_some_and(propane_core::Worker::is_doomed) {
+            Event::SpawnAbandoned { worker }
+        } else {
+            match self.try_spawn(spawn) {
+                Ok(()) => Event::Spawned { worker },
+                Err(error) => Event::SpawnFailed { worker, error },
+            }
         };
         self.inbox.push_back(event);
     }
 
-    fn try_spawn(&mut self, worker: WorkerId, role: Role, slot: u32, generation: Generation) -> Result<(), SpawnError> {
+    fn try_spawn(&mut self, spawn: Spawn) -> Result<(), SpawnError> {
+        let Spawn { worker, role, slot, generation } = spawn;
         let passing =
             |what: &str, error: &io::Error| SpawnError { permanent: false, message: format!("{what}: {error}") };
         let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
@@ -238,7 +273,8 @@ impl Driver {
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
         let linger = self.children.lingering().next().map(|_| now + LINGER_INTERVAL);
-        let due = [self.core.poll_timeout(), self.readiness.next_look(), linger].into_iter().flatten().min();
+        let turn = (!self.spawns.is_empty()).then_some(now);
+        let due = [self.core.poll_timeout(), self.readiness.next_look(), linger, turn].into_iter().flatten().min();
         due.map(|due| due.since(now))
     }
 

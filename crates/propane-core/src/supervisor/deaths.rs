@@ -146,6 +146,20 @@ impl Supervisor {
         }
     }
 
+    /// A worker that was to leave as soon as it was there never came to be. Nobody has heard of it, so nothing is reported.
+    pub(super) fn spawn_abandoned(&mut self, now: Time, id: WorkerId) {
+        if !self.workers.get(&id).is_some_and(Worker::is_doomed) {
+            return;
+        }
+        let Some(worker) = self.workers.remove(&id) else { return };
+        let slot_was_given_up = self.is_given_up(&worker);
+        self.vacate(&worker, id);
+        self.fill_replaced(now, worker.role, worker.slot);
+        if slot_was_given_up {
+            self.close_slot_if_unused(worker.slot);
+        }
+    }
+
     /// `startLimitBurst`: gives up where nothing has ever worked.
     fn count_failed_boot(&mut self, now: Time, worker: &Worker) {
         if worker.role == Role::Job || worker.was_ready() || self.ever_ready {

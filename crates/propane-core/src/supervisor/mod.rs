@@ -210,6 +210,7 @@ impl Supervisor {
         match event {
             Event::BootRequested => self.boot(now),
             Event::Spawned { worker } => self.spawned(now, worker),
+            Event::SpawnAbandoned { worker } => self.spawn_abandoned(now, worker),
             Event::SpawnFailed { worker, error } => self.spawn_failed(now, worker, error),
             Event::BecameReady { worker, proof } => self.became_ready(now, worker, proof),
             Event::HeartbeatReceived { worker } => self.heartbeat_received(now, worker),

@@ -186,6 +186,10 @@ impl Books {
                 entry.ready_by = (entry.role == Role::Http).then(|| now + boot_timeout);
             }),
             Event::SpawnFailed { worker, .. } => self.update(*worker, |entry| entry.presence = Presence::Gone),
+            Event::SpawnAbandoned { worker } => self.update(*worker, |entry| {
+                entry.presence = Presence::Gone;
+                entry.ended = true; // without a word, as it came
+            }),
             Event::HeartbeatReceived { worker } => self.update(*worker, |entry| {
                 if entry.is_wanted() {
                     entry.beat_by = entry.heartbeat.map(|timeout| now + timeout);

@@ -69,6 +69,7 @@ fn worker_events(first: &str, rest: &[&str]) -> Result<Vec<Event>, String> {
         Ok(workers(rest)?.into_iter().flat_map(make).collect())
     };
     match first {
+        "spawn-abandoned" => each(&|worker| vec![Event::SpawnAbandoned { worker }]),
         "spawned" => each(&|worker| vec![Event::Spawned { worker }]),
         "ready" => each(&|worker| vec![ready(worker, Proof::Notified)]),
         "up" => each(&|worker| vec![Event::Spawned { worker }, ready(worker, Proof::Notified)]),
@@ -175,6 +176,7 @@ pub(crate) fn show(event: &Event) -> String {
 
 fn show_worker_event(event: &Event) -> String {
     match event {
+        Event::SpawnAbandoned { worker } => format!("spawn-abandoned {}", text::name(*worker)),
         Event::Spawned { worker } => format!("spawned {}", text::name(*worker)),
         Event::HeartbeatReceived { worker } => format!("heartbeat {}", text::name(*worker)),
         Event::GroupEmptied { worker } => format!("group-emptied {}", text::name(*worker)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, WorkerId};
+use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, Worker, WorkerId};
 
 use crate::checker::{Checker, Violation, ensure};
 use crate::fate::{Birth, Fate, Members, OnTerm};
@@ -28,6 +28,13 @@ impl World<'_> {
             let message = if permanent { "no such file" } else { "cannot allocate memory" }.to_owned();
             return self.deliver(Event::SpawnFailed { worker, error: SpawnError { permanent, message } });
         }
+        let is_doomed = self.supervisor.worker(worker).is_some_and(Worker::is_doomed);
+        // A driver may have begun before it could know.
+        if is_doomed && Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 49).chance(50) {
+            self.process(worker).leader = Leader::Unborn;
+            return self.deliver(Event::SpawnAbandoned { worker });
+        }
+        let process = self.process(worker);
         process.leader = Leader::Alive;
         let (role, fate, generation) = (process.role, process.fate.clone(), process.generation);
         if let Some((after, status)) = fate.dies {
