@@ -1,0 +1,32 @@
+//! docs/guarantees.md names a test for every promise; here it is made sure that they exist.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+
+/// The words in backquotes of the last column of every row.
+fn proofs(page: &str) -> impl Iterator<Item = &str> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let columns = rows.filter_map(|row| row.rsplit(" | ").next());
+    columns.flat_map(|column| column.split('`').skip(1).step_by(2))
+}
+
+fn exists(root: &Path, proof: &str) -> bool {
+    match proof.split_once("::") {
+        Some((file, test)) => {
+            let text = fs::read_to_string(root.join("crates/propane/tests").join(file)).unwrap_or_default();
+            text.contains(&format!("#[test]\nfn {test}()"))
+        }
+        None => root.join("testdata/transcripts").join(proof).is_file(),
+    }
+}
+
+#[test]
+fn every_promise_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let missing: Vec<_> = proofs(&page).filter(|proof| !exists(&root, proof)).collect();
+    assert!(missing.is_empty(), "no such test or transcript: {missing:#?}");
+    assert!(proofs(&page).count() > 50, "the page is read as it is written");
+}
