@@ -41,6 +41,18 @@ pub enum Action {
         /// What.
         signal: Signal,
     },
+    /// Give new connections to others from now on, and answer with `Drained` when nobody waits in its queue any more and
+    /// what it has to finish before it can be told is finished; at once where there is nothing to wait for.
+    TurnAway {
+        /// The worker that leaves.
+        worker: WorkerId,
+    },
+    /// Look how many connections of a worker are in use; answer with `ConnectionsCut`, or not at all. The signal that
+    /// cuts them is the next action.
+    CountConnections {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Read the configuration again, for this generation; answer with `ConfigurationLoaded` or `ConfigurationRefused`.
     LoadConfiguration {
         /// The generation that it would become.

@@ -165,6 +165,22 @@ pub enum Event {
         /// The worker.
         worker: WorkerId,
     },
+    /// The answer to `TurnAway`: nothing more is lost when the worker is told to leave.
+    Drained {
+        /// The worker.
+        worker: WorkerId,
+        /// How many connections waited in its queue, or were in use, when it was first looked at.
+        waited: u32,
+    },
+    /// Connections cannot be turned away from anybody here, for a reason that stays.
+    TurningAwayRefused,
+    /// The answer to `CountConnections`.
+    ConnectionsCut {
+        /// The worker.
+        worker: WorkerId,
+        /// How many were in use.
+        count: u32,
+    },
     /// The answer to `Sample`.
     Sampled {
         /// The worker.

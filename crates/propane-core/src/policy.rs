@@ -15,6 +15,17 @@ pub enum RespawnMode {
     Once,
 }
 
+/// From which of the workers that leave for others new connections are turned away before TERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TurnAway {
+    /// From nobody: the queue stays whoever leaves, or nothing can be done about it.
+    Nobody,
+    /// From those whose slot is given up, because its queue goes with it.
+    LeavingSlots,
+    /// From everybody: the queue is the worker's own.
+    Everybody,
+}
+
 /// Thresholds on a worker's open file descriptors; 0 switches one off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdLimits {
@@ -48,7 +59,7 @@ pub struct Policy {
     pub respawn_delay_max: Duration,
     /// Delay before a job worker is replaced.
     pub job_respawn_delay: Duration,
-    /// How long a worker may take to finish after TERM, before KILL.
+    /// How long a worker may take to finish, from when it is turned away from or told, before KILL.
     pub graceful_timeout: Duration,
     /// How long a new generation must have been ready before the old one is retired.
     pub reload_overlap: Duration,
@@ -57,6 +68,8 @@ pub struct Policy {
     /// Whether a replacement may start while its predecessor still runs. False where both would need the port alone, and
     /// then there is one HTTP worker.
     pub overlap_allowed: bool,
+    /// Who is turned away from before TERM.
+    pub turn_away: TurnAway,
     /// How long a worker may take to become ready.
     pub boot_timeout: Duration,
     /// How long a worker that sends heartbeats may be silent.
@@ -77,7 +90,21 @@ pub struct Policy {
     pub respawn: RespawnMode,
 }
 
+/// The longest that TERM takes an orderly worker that has nothing left to finish.
+const TERM_RESERVE_MAX: Duration = Duration::from_millis(500);
+
 impl Policy {
+    /// How long a worker that is turned away from may finish what it has before TERM. What is left of the grace time is
+    /// for what TERM itself takes: a tenth of it, half a second at the most.
+    pub fn drain_timeout(&self) -> Duration {
+        self.graceful_timeout.saturating_sub(self.term_reserve())
+    }
+
+    /// What is kept of the grace time for what comes after TERM.
+    pub fn term_reserve(&self) -> Duration {
+        (self.graceful_timeout / 10).min(TERM_RESERVE_MAX)
+    }
+
     /// Whether workers are looked at periodically at all.
     pub fn samples(&self) -> bool {
         self.respawn != RespawnMode::Once && (self.fd_limits.any() || self.max_rss_kib.is_some())
@@ -97,6 +124,7 @@ impl Default for Policy {
             reload_overlap: Duration::from_secs(1),
             reload_max_surge: 0,
             overlap_allowed: true,
+            turn_away: TurnAway::Nobody,
             boot_timeout: Duration::from_mins(1),
             heartbeat_timeout: None,
             max_lifetime: None,

@@ -225,6 +225,36 @@ pub enum Report {
         /// In what time it is replaced, if it is.
         respawn_in: Option<Duration>,
     },
+    /// A worker leaves: new connections go to others.
+    WorkerTurnedAway {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// A worker that is turned away from has finished.
+    WorkerDrained {
+        /// The worker.
+        worker: WorkerId,
+        /// Time since it was turned away from.
+        after: Duration,
+        /// How many connections it had to finish.
+        waited: u32,
+    },
+    /// A worker that is turned away from is told although it has not finished.
+    WorkerDrainTimedOut {
+        /// The worker.
+        worker: WorkerId,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// A signal has cut connections of a worker that was given no more time.
+    WorkerConnectionsCut {
+        /// The worker.
+        worker: WorkerId,
+        /// How many.
+        count: u32,
+    },
     /// A worker was told to leave.
     WorkerStopRequested {
         /// The worker.
@@ -309,6 +339,8 @@ pub enum Report {
         after: Duration,
         /// Old workers that were killed because their grace time was over.
         killed: u32,
+        /// Connections of old workers that were cut because their time was over.
+        cut: u32,
     },
     /// A reload failed.
     ReloadFailed {

@@ -24,6 +24,17 @@ pub enum State {
     },
     /// It serves.
     Ready,
+    /// New connections go to others; TERM follows when it has finished.
+    TurnedAway {
+        /// Why.
+        reason: StopReason,
+        /// When.
+        since: Time,
+        /// When TERM follows whatever it has left.
+        term_by: Time,
+        /// When KILL follows.
+        kill_at: Time,
+    },
     /// It was sent TERM.
     Draining {
         /// Why.
@@ -96,6 +107,8 @@ pub struct Worker {
     pub rss_strikes: u8,
     /// Whether its replacement is asked for already.
     pub recycling: bool,
+    /// Whether its connections were counted when they were cut.
+    pub counted: bool,
 }
 
 impl Worker {
@@ -115,6 +128,7 @@ impl Worker {
             fd_severity: FdSeverity::Fine,
             rss_strikes: 0,
             recycling: false,
+            counted: false,
         }
     }
 
@@ -144,6 +158,7 @@ impl Worker {
             State::Spawning { .. } | State::Killed { .. } => None,
             State::Starting { ready_by } => min(Some(*ready_by), self.heartbeat_by),
             State::Ready => min(self.heartbeat_by, self.expires_at.filter(|_| !self.recycling)),
+            State::TurnedAway { term_by, .. } => Some(*term_by),
             State::Draining { kill_at, .. } | State::Aborting { kill_at } => Some(*kill_at),
             State::Lingering { kill_at, .. } => *kill_at,
         }

@@ -22,7 +22,10 @@ pub(crate) fn run(target: &Target, mode: Mode, began: Instant, shared: &Shared) 
                 client.report.succeeded(asked.elapsed());
                 shared.answered_one();
             }
-            Err((failure, detail)) => client.report.failed(Sample { at: began.elapsed(), failure, detail }),
+            Err((failure, detail)) => {
+                client.report.failed(Sample { at: began.elapsed(), failure, detail });
+                shared.failed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
     client.report

@@ -103,6 +103,7 @@ pub struct Load {
 struct Shared {
     stopped: AtomicBool,
     answered: AtomicU64,
+    failed: AtomicU64,
     /// Wakes the owner when `answered` passes the number it waits for.
     wanted: Mutex<u64>,
     reached: Condvar,
@@ -145,6 +146,11 @@ impl Load {
     /// Requests answered well so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were not answered well so far.
+    pub fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` more requests have been answered well.

@@ -37,6 +37,17 @@ pub(crate) enum Members {
     Stay,
 }
 
+/// What becomes of a worker that new connections are turned away from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// It finishes what it has.
+    Ends(Duration),
+    /// It always has something left.
+    Never,
+    /// It crashes over it.
+    Dies(Duration),
+}
+
 /// A worker's heartbeats, as parts of the timeout that it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Beat {
@@ -52,6 +63,10 @@ pub(crate) struct Fate {
     pub(crate) ready_after: Option<Duration>,
     pub(crate) dies: Option<(Duration, ExitStatus)>,
     pub(crate) on_term: OnTerm,
+    /// A drain that ends at once is also what a driver tells that cannot turn connections away.
+    pub(crate) drain: Drain,
+    /// How many connections are cut when its time is over.
+    pub(crate) connections: u32,
     pub(crate) members: Members,
     pub(crate) beat: Option<Beat>,
     pub(crate) heeds_abort: bool,
@@ -71,6 +86,8 @@ impl Fate {
             ready_after: Some(rng.ms(5, 300)),
             dies: None,
             on_term: OnTerm::Leaves { after: rng.ms(1, 400), status: ExitStatus::Code(0) },
+            drain: Drain::Ends(rng.ms(0, 300)),
+            connections: 0,
             members: Members::None,
             beat: Some(Beat { count: None }),
             heeds_abort: true,
@@ -94,6 +111,8 @@ impl Fate {
             ready_after: ready_after(plan, &mut rng, sick),
             dies: dies(plan, &mut rng, sick),
             on_term: on_term(plan, &mut rng),
+            drain: drain(plan, &mut rng),
+            connections: u32::try_from(rng.below(4)).unwrap_or(0),
             members: members(plan, &mut rng, role),
             beat: rng.chance(mix.beats).then(|| Beat { count: rng.chance(mix.falls_silent).then(|| rng.below(8)) }),
             heeds_abort: rng.chance(50),
@@ -147,6 +166,17 @@ fn on_term(plan: &Plan, rng: &mut Rng) -> OnTerm {
     let status = if rng.chance(plan.mix.dies_draining) { ExitStatus::Signal(11) } else { ExitStatus::Code(0) };
     let (first, last) = rng.pick(&[(0, 5), (10, 900), (900, 1_100), (500, 11_000)]);
     OnTerm::Leaves { after: rng.ms(first, last), status }
+}
+
+fn drain(plan: &Plan, rng: &mut Rng) -> Drain {
+    if rng.chance(plan.mix.never_drains) {
+        Drain::Never
+    } else if rng.chance(plan.mix.dies_draining) {
+        Drain::Dies(rng.ms(0, 500))
+    } else {
+        let (first, last) = rng.pick(&[(0, 0), (1, 100), (500, 1_500), (800, 11_000)]);
+        Drain::Ends(rng.ms(first, last))
+    }
 }
 
 fn members(plan: &Plan, rng: &mut Rng, role: Role) -> Members {

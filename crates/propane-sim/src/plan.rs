@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use propane_core::{FdLimits, Policy, RespawnMode, StopSignal, Time};
+use propane_core::{FdLimits, Policy, RespawnMode, StopSignal, Time, TurnAway};
 
 use crate::rng::Rng;
 
@@ -33,6 +33,7 @@ pub(crate) struct Mix {
     pub(crate) dies_later: u64,
     pub(crate) dies_draining: u64,
     pub(crate) ignores_term: u64,
+    pub(crate) never_drains: u64,
     pub(crate) group_outlives: u64,
     pub(crate) late_report: u64,
     pub(crate) beats: u64,
@@ -57,6 +58,7 @@ impl Mix {
             dies_later: rng.pick(&[0, 0, 20, 60]),
             dies_draining: rng.pick(&[0, 0, 20]),
             ignores_term: rng.pick(&[0, 0, 15, 50]),
+            never_drains: rng.pick(&[0, 0, 15, 50]),
             group_outlives: rng.pick(&[0, 0, 20, 60]),
             late_report: rng.pick(&[0, 0, 30, 80]),
             beats: rng.pick(&[100, 100, 50]),
@@ -79,6 +81,8 @@ pub(crate) enum Deed {
     Ttou,
     Usr1,
     Stop(StopSignal),
+    /// The kernel does not let the driver turn connections away any more.
+    Refusal,
     /// The driver does not run for a while.
     Nap(Duration),
 }
@@ -174,6 +178,7 @@ fn policy(rng: &mut Rng, respawn: RespawnMode) -> Policy {
         reload_overlap: ms(rng, &[0, 100, 1_000, 3_000]),
         reload_max_surge: rng.pick(&[0, 0, 1, 2, 3]),
         overlap_allowed,
+        turn_away: rng.pick(&[TurnAway::Nobody, TurnAway::LeavingSlots, TurnAway::Everybody]),
         boot_timeout: ms(rng, &[1_000, 3_000, 20_000]),
         heartbeat_timeout: rng.pick(&[None, None, Some(2_000), Some(10_000)]).map(Duration::from_millis),
         max_lifetime: rng.pick(&[None, None, Some(6_000), Some(30_000)]).map(Duration::from_millis),
@@ -234,7 +239,7 @@ fn deed(rng: &mut Rng, reloads: u64) -> Deed {
         return Deed::Hup;
     }
     match rng.below(12) {
-        0 => Deed::Usr1,
+        0 => rng.pick(&[Deed::Usr1, Deed::Usr1, Deed::Refusal]),
         1 => Deed::Nap(Duration::from_millis(rng.pick(&[500, 1_500, 15_000, 90_000]))),
         2..=6 => Deed::Ttin,
         _ => Deed::Ttou,

@@ -8,12 +8,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use propane_config::Strategy;
 use propane_core::{
     Action, Event, Generation, Proof, Report, Role, ShutdownCause, SpawnError, StopSignal, Supervisor, Time, WorkerId,
 };
 
 use crate::children::{Birth, Child, Children};
 use crate::collision;
+use crate::drain::LeavingSlots;
 use crate::journal::Journal;
 use crate::notify::{NotifyDirectory, NotifySocket};
 use crate::plan::Plan;
@@ -21,6 +23,7 @@ use crate::poller::{BATCH, Poller, Token};
 use crate::procinfo;
 use crate::readiness::{Expectation, Readiness};
 use crate::reload::Loader;
+use crate::retire::{self, Member, Retirement, Verdict};
 use crate::signals::{Caught, Signals};
 use crate::sockets::Sockets;
 use crate::spawn::{Identity, Spawner};
@@ -42,6 +45,10 @@ struct Spawn {
     slot: u32,
     generation: Generation,
 }
+
+/// How often it is looked who has begun to listen while workers that bind by themselves boot: those who join apart are
+/// known apart.
+const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the driver is set up with.
 pub(crate) struct Setup {
@@ -73,6 +80,11 @@ pub(crate) struct Driver {
     state_file: StateFile,
     spawner: Spawner,
     collision_told: bool,
+    leaving_slots: LeavingSlots,
+    retirement: Retirement,
+    /// Whether workers bind by themselves, and are steered around when they leave.
+    steers: bool,
+    observed_at: Time,
     exit: Option<(u8, ShutdownCause)>,
 }
 
@@ -82,7 +94,9 @@ impl Driver {
         for signal in setup.signals.descriptors() {
             poller.add(signal, Token::Signal)?;
         }
+        let port = setup.sockets.address().port();
         Ok(Self {
+            steers: setup.plan.strategy == Strategy::Steer,
             core: Supervisor::new(setup.plan.policy.clone(), seed()),
             plans: BTreeMap::from([(0, Rc::new(setup.plan))]),
             loader: setup.loader,
@@ -99,6 +113,9 @@ impl Driver {
             state_file: setup.state_file,
             spawner: setup.spawner,
             collision_told: false,
+            observed_at: Time::default(),
+            leaving_slots: LeavingSlots::new(port),
+            retirement: Retirement::new(port),
             exit: None,
         })
     }
@@ -111,6 +128,7 @@ impl Driver {
                 return Ok((code, cause, self.journal));
             }
             self.steer();
+            self.probe_steering();
             self.save_state();
             self.wait()?;
         }
@@ -151,7 +169,13 @@ impl Driver {
             Action::Spawn { worker, role, slot, generation } => {
                 self.spawns.push_back(Spawn { worker, role, slot, generation });
             }
-            Action::Signal { worker, signal } => self.children.signal(worker, signal),
+            Action::Signal { worker, signal } => {
+                self.children.signal(worker, signal);
+                self.leaving_slots.forget(worker);
+                self.retirement.told(self.now(), worker);
+            }
+            Action::TurnAway { worker } => self.turn_away(worker),
+            Action::CountConnections { worker } => self.count_connections(worker),
             Action::LoadConfiguration { generation } => self.load(generation),
             Action::Sample { worker } => self.sample(worker),
             Action::CloseSlot { slot } => self.sockets.close_slot(slot),
@@ -181,6 +205,9 @@ impl Driver {
             |what: &str, error: &io::Error| SpawnError { permanent: false, message: format!("{what}: {error}") };
         let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
         let plan = Rc::clone(self.plans.get(&generation).ok_or_else(gone)?);
+        if role == Role::Http && self.steers {
+            self.retirement.observe(); // whoever joins is to be seen apart from who is there
+        }
         let notify = (role == Role::Http).then(|| self.notify_socket(worker, plan.identity.as_ref())).flatten();
         let listener = match role {
             Role::Http => self.sockets.for_slot(slot).map_err(|error| passing("cannot listen", &error))?,
@@ -244,6 +271,22 @@ impl Driver {
         self.inbox.extend(seen.map(|sample| Event::Sampled { worker, sample }));
     }
 
+    /// Has new connections go to others than a worker that leaves.
+    fn turn_away(&mut self, worker: WorkerId) {
+        let now = self.now();
+        match self.sockets.inode(self.children.facts(worker).slot) {
+            // What is not served is not given any, from the end of this round on.
+            Some(inode) => self.leaving_slots.add(now, worker, inode),
+            None => self.retirement.turn_away(now, worker),
+        }
+    }
+
+    fn count_connections(&mut self, worker: WorkerId) {
+        let Some(child) = self.children.get(worker).filter(|child| child.is_alive()) else { return };
+        let count = retire::connections_in_use(self.sockets.address().port(), child.pid());
+        self.inbox.push_back(Event::ConnectionsCut { worker, count });
+    }
+
     fn report(&mut self, report: &Report) {
         self.loader.hear(report);
         self.journal.report(report, |worker| self.children.facts(worker));
@@ -263,6 +306,7 @@ impl Driver {
         }
         self.look_for_ready();
         self.look_for_empty_groups();
+        self.look_for_drained();
         // Last, and only when nothing waits to be heard: a deadline must not be judged before a word that met it.
         if heard_all && self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.inbox.push_back(Event::TimePassed);
@@ -272,9 +316,21 @@ impl Driver {
 
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
+        let boot = (self.steers && !self.readiness.is_idle()).then(|| self.observed_at + JOIN_INTERVAL);
         let linger = self.children.lingering().next().map(|_| now + LINGER_INTERVAL);
         let turn = (!self.spawns.is_empty()).then_some(now);
-        let due = [self.core.poll_timeout(), self.readiness.next_look(), linger, turn].into_iter().flatten().min();
+        let due = [
+            self.core.poll_timeout(),
+            self.readiness.next_look(),
+            self.leaving_slots.next_look(),
+            self.retirement.next_look(),
+            boot,
+            linger,
+            turn,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due| due.since(now))
     }
 
@@ -311,6 +367,10 @@ impl Driver {
         }
         if let Some((status, group_alive)) = self.children.reap(worker) {
             self.readiness.forget(worker);
+            self.leaving_slots.forget(worker);
+            if self.steers && self.children.get(worker).is_some_and(Child::serves_http) {
+                self.retirement.gone(self.now(), worker, &self.members());
+            }
             // Before anything is said of it: whoever comes from here on shall find a worker.
             self.steer();
             self.tell_of_collision(worker);
@@ -336,6 +396,10 @@ impl Driver {
 
     fn look_for_ready(&mut self) {
         let now = self.now();
+        if self.steers && !self.readiness.is_idle() && self.observed_at + JOIN_INTERVAL <= now {
+            self.retirement.observe();
+            self.observed_at = now;
+        }
         for (worker, proof) in self.readiness.look(now) {
             if proof == Proof::Unproven {
                 let pid = self.children.facts(worker).pid;
@@ -343,6 +407,47 @@ impl Driver {
             }
             self.inbox.push_back(Event::BecameReady { worker, proof });
         }
+    }
+
+    /// The HTTP workers that run, and whether new connections may go to them.
+    fn members(&self) -> Vec<Member> {
+        let serving: BTreeSet<WorkerId> = self.core.serving_workers().map(|(worker, _)| worker).collect();
+        let alive = self.children.iter().filter(|(_, child)| child.serves_http() && child.is_alive());
+        alive.map(|(worker, child)| Member { worker, pid: child.pid(), serves: serving.contains(&worker) }).collect()
+    }
+
+    fn look_for_drained(&mut self) {
+        let now = self.now();
+        let empty = self.leaving_slots.look(now);
+        self.inbox.extend(empty.into_iter().map(|(worker, waited)| Event::Drained { worker, waited }));
+        if self.retirement.next_look().is_none_or(|at| at > now) {
+            return;
+        }
+        for verdict in self.retirement.look(now, &self.members()) {
+            match verdict {
+                Verdict::Drained { worker, waited } => self.inbox.push_back(Event::Drained { worker, waited }),
+                Verdict::Refused(reason) => self.stop_steering(&reason),
+            }
+        }
+    }
+
+    /// Once a worker is ready it shows whether its sockets can be steered at all.
+    fn probe_steering(&mut self) {
+        if !self.steers || self.retirement.has_probed() {
+            return;
+        }
+        let first = self.members().into_iter().find(|member| member.serves);
+        if let Some(refusal) = first.and_then(|member| self.retirement.probe(member)) {
+            self.stop_steering(&refusal);
+        }
+    }
+
+    /// Goes on as `reuseport` does.
+    fn stop_steering(&mut self, reason: &str) {
+        self.steers = false;
+        self.retirement.give_up(&self.members());
+        self.inbox.push_back(Event::TurningAwayRefused);
+        self.journal.strategy_changed(reason);
     }
 
     fn look_for_empty_groups(&mut self) {

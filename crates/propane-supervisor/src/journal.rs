@@ -83,6 +83,16 @@ impl Journal {
         self.write(line.field("owner_pid", owner).field("address", address));
     }
 
+    /// Tells that steering is not to be had, and what comes of it.
+    pub(crate) fn strategy_changed(&mut self, reason: &str) {
+        tracing::warn!(
+            "socketStrategy steer is not to be had, reuseport is used instead: {reason} \
+             (a reload can reset connections that wait in a leaving worker's queue)"
+        );
+        let line = self.event("socket_strategy_changed").field("from", "steer").field("to", "reuseport");
+        self.write(line.field("reason", reason));
+    }
+
     /// Opens the lifecycle log again, after it was rotated away. Keeps the old one where that fails.
     pub(crate) fn reopen(&mut self) {
         let Some((path, log)) = &mut self.log else { return };

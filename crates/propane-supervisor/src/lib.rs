@@ -6,7 +6,9 @@
 mod children;
 mod collision;
 mod diagnostics;
+mod drain;
 mod driver;
+mod group;
 mod http_probe;
 mod identity;
 mod journal;
@@ -23,6 +25,7 @@ mod program;
 mod readiness;
 mod reaper;
 mod reload;
+mod retire;
 mod running;
 mod signals;
 mod sockdiag;

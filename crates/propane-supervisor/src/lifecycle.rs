@@ -145,6 +145,10 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
             | Report::WorkerBootTimedOut { .. }
             | Report::WorkerHeartbeatTimedOut { .. } => self.life_event(report),
             Report::WorkerStopRequested { .. } | Report::WorkerStopped { .. } => self.stop_event(report),
+            Report::WorkerTurnedAway { .. }
+            | Report::WorkerDrained { .. }
+            | Report::WorkerDrainTimedOut { .. }
+            | Report::WorkerConnectionsCut { .. } => self.drain_event(report),
             Report::WorkerFdPressure { .. }
             | Report::WorkerRecycleRequested { .. }
             | Report::WorkerRecycleFailed { .. } => self.recycle_event(report),
@@ -204,6 +208,28 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
         }
     }
 
+    fn drain_event(&self, report: &Report) -> Line {
+        match report {
+            Report::WorkerTurnedAway { worker, reason } => {
+                let (line, facts) = self.worker_line("worker_turned_away", *worker);
+                with_place(line.field("reason", reason), facts)
+            }
+            Report::WorkerDrained { worker, after, waited } => {
+                let (line, facts) = self.worker_line("worker_drained", *worker);
+                with_place(line.field("waited_connections", waited).millis("after_ms", *after), facts)
+            }
+            Report::WorkerDrainTimedOut { worker, timeout } => {
+                let (line, facts) = self.worker_line("worker_drain_timeout", *worker);
+                with_place(line.millis("timeout_ms", *timeout), facts)
+            }
+            Report::WorkerConnectionsCut { worker, count } => {
+                let (line, facts) = self.worker_line("worker_connections_cut", *worker);
+                with_place(line.field("count", count), facts)
+            }
+            other => unreachable_report(other),
+        }
+    }
+
     fn recycle_event(&self, report: &Report) -> Line {
         match report {
             Report::WorkerFdPressure { worker, severity, sample } => {
@@ -241,13 +267,14 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
                 .field("generation", generation)
                 .field("worker_count", workers)
                 .field("async_worker_count", job_workers),
-            Report::ReloadCompleted { generation, workers, job_workers, after, killed } => self
+            Report::ReloadCompleted { generation, workers, job_workers, after, killed, cut } => self
                 .line("manager_reload_completed")
                 .field("generation", generation)
                 .field("active_workers", workers)
                 .field("active_async_workers", job_workers)
                 .millis("after_ms", *after)
-                .field("killed_workers", killed),
+                .field("killed_workers", killed)
+                .field("cut_connections", cut),
             Report::ReloadFailed { generation, failure, replaced, of } => {
                 with_failure(self.line("manager_reload_failed").field("generation", generation), *failure)
                     .field("replaced", replaced)
@@ -381,6 +408,10 @@ mod tests {
                     grace_over: true,
                 },
                 Report::WorkerStopped { worker, status, reason: StopReason::ScaleDown, after: second },
+                Report::WorkerTurnedAway { worker, reason: StopReason::ReloadRetire(2) },
+                Report::WorkerDrained { worker, after: second, waited: 7 },
+                Report::WorkerDrainTimedOut { worker, timeout: second },
+                Report::WorkerConnectionsCut { worker, count: 3 },
             ]);
         }
         reports.extend([
@@ -413,7 +444,7 @@ mod tests {
             Report::ManagerReady { workers: 4, after: second },
             Report::ReloadRequested,
             Report::ReloadStarted { generation: 2, workers: 4, job_workers: 1 },
-            Report::ReloadCompleted { generation: 2, workers: 4, job_workers: 1, after: second, killed: 0 },
+            Report::ReloadCompleted { generation: 2, workers: 4, job_workers: 1, after: second, killed: 0, cut: 0 },
             failed(ReloadFailure::Configuration, 0),
             failed(ReloadFailure::WorkerExited(ExitStatus::Code(1)), 2),
             failed(ReloadFailure::Shutdown, 0),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use propane_config::{PropaneAccessories, ResolvedConfig, RunOptions, Strategy, WorkerChoice, root_exports};
-use propane_core::{FdLimits, Generation, Policy, RespawnMode};
+use propane_core::{FdLimits, Generation, Policy, RespawnMode, TurnAway};
 
 use crate::spawn::{Identity, LISTEN_FD};
 use crate::state::MANAGER_PID_VARIABLE;
@@ -220,6 +220,11 @@ fn policy(config: &ResolvedConfig, run: &RunOptions, strategy: Strategy) -> Poli
         graceful_timeout: seconds(accessories.graceful_shutdown_seconds),
         reload_overlap: seconds(accessories.reload_overlap_seconds),
         reload_max_surge: accessories.reload_max_surge,
+        turn_away: match strategy {
+            Strategy::Inherit => TurnAway::LeavingSlots,
+            Strategy::Steer => TurnAway::Everybody,
+            Strategy::Shared | Strategy::Reuseport => TurnAway::Nobody,
+        },
         overlap_allowed: !strategy.binds_by_itself() || config.enable_reuse_port,
         boot_timeout: seconds(accessories.worker_boot_timeout_seconds),
         heartbeat_timeout: unless_zero(accessories.worker_timeout_seconds),

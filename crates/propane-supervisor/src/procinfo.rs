@@ -39,6 +39,11 @@ pub(crate) fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
+/// As whom a process runs.
+pub(crate) fn owner(pid: i32) -> Option<u32> {
+    Process::new(pid).and_then(|process| process.status()).ok().map(|status| status.euid)
+}
+
 /// The name of a process, for messages.
 pub(crate) fn name(pid: i32) -> String {
     stat(pid).map_or_else(|| "?".to_owned(), |stat| stat.comm)

@@ -91,6 +91,11 @@ impl Readiness {
         self.watches.iter().filter(|(_, watch)| watch.proof.is_some()).map(|(worker, _)| *worker)
     }
 
+    /// Whether anybody's readiness is waited for.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.watches.is_empty()
+    }
+
     /// When the next look is due.
     pub(crate) fn next_look(&self) -> Option<Time> {
         self.watches.values().map(|watch| watch.look_at).min()

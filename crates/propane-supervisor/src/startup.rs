@@ -124,7 +124,7 @@ impl Prelude<'_> {
         if !self.prepare()? {
             return Ok(None);
         }
-        Ok(Some((strategy_for(self.resolution.strategy), identity)))
+        Ok(Some((self.resolution.strategy, identity)))
     }
 
     fn prepare(&mut self) -> Result<bool, StartError> {
@@ -147,18 +147,6 @@ impl Prelude<'_> {
             WorkerChoice::Command { .. } | WorkerChoice::Embedded => Ok(true),
         }
     }
-}
-
-/// The strategy that can be had. Steering is not there yet, and that is said.
-fn strategy_for(asked: Strategy) -> Strategy {
-    if asked != Strategy::Steer {
-        return asked;
-    }
-    tracing::warn!(
-        "socketStrategy steer is not available in this version; using reuseport \
-         (a reload can reset connections that wait in a leaving worker's queue)"
-    );
-    Strategy::Reuseport
 }
 
 type Farewell = Option<(Journal, propane_core::ShutdownCause)>;

@@ -7,7 +7,7 @@
 use std::io;
 
 use nix::libc::{self, sock_filter, sock_fprog};
-use nix::sys::socket::{setsockopt, sockopt::AttachReusePortCbpf};
+use nix::sys::socket::{setsockopt, sockopt::AttachReusePortCbpf, sockopt::SetStruct};
 use std::os::fd::AsFd;
 
 /// Loads a random number instead of packet data (`linux/filter.h`: `SKF_AD_OFF + SKF_AD_RANDOM`).
@@ -19,6 +19,20 @@ pub(crate) fn attach(listener: impl AsFd, indices: &[u32]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = sock_fprog { len, filter: program.as_mut_ptr() };
     Ok(setsockopt(&listener, AttachReusePortCbpf, &program)?)
+}
+
+/// Takes the program of a group away.
+#[derive(Clone, Copy, Debug)]
+struct DetachReusePortBpf;
+
+nix::setsockopt_impl!(DetachReusePortBpf, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, i32, SetStruct<i32>);
+
+/// Leaves the group of `listener` to the kernel's hash. No program is there to take away where nobody has attached one.
+pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
+    match setsockopt(&listener, DetachReusePortBpf, &0) {
+        Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// `random % indices.len()` looked up in `indices`.

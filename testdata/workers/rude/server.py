@@ -5,6 +5,7 @@ python3 server.py [HOST PORT [MILLISECONDS]], else HOST, PORT and RUDE_DELAY_MS 
 are what each request takes.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -49,12 +50,18 @@ def main():
     port = int(words[1] if len(words) > 1 else os.environ.get("PORT", "3000"))
     delay_ms = float(words[2] if len(words) > 2 else os.environ.get("RUDE_DELAY_MS", "2"))
 
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((host, port))
     listener.listen(128)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # As a program that changes its user does: then its sockets cannot be borrowed without a capability.
+    if os.environ.get("RUDE_UNDUMPABLE"):
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
+    # As a program that wants to outlive its parent does.
+    if os.environ.get("RUDE_OUTLIVES"):
+        ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG
     print(f"rude listening on http://{host}:{port}", flush=True)
     while True:
         connection, _ = listener.accept()

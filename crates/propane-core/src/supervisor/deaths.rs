@@ -20,7 +20,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if group_alive {
             match worker.state {
-                State::Draining { reason, since, kill_at } => {
+                State::TurnedAway { reason, since, kill_at, .. } | State::Draining { reason, since, kill_at } => {
                     worker.state = State::Lingering { reason, since, status, kill_at: Some(kill_at) };
                     if worker.role == Role::Http {
                         self.actions.push_back(Action::Signal { worker: id, signal: Signal::Term });
@@ -50,7 +50,9 @@ impl Supervisor {
         let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         match worker.state {
-            State::Draining { reason, since, .. } | State::Lingering { reason, since, .. } => {
+            State::TurnedAway { reason, since, .. }
+            | State::Draining { reason, since, .. }
+            | State::Lingering { reason, since, .. } => {
                 self.report(Report::WorkerStopped { worker: id, status, reason, after: now.since(since) });
             }
             State::Killed { reason, since } if !is_failure(reason) || place != Place::Current => {

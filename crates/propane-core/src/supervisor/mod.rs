@@ -1,9 +1,10 @@
 //! The books of all workers, and the one door through which events come in.
 //!
-//! The other files of this module hold the rules of one concern each: [`deaths`], [`rollout`] (reload and recycling,
+//! The other files of this module hold the rules of one concern each: [`deaths`], [`drain`], [`rollout`] (reload and recycling,
 //! which are one thing), [`resize`], [`stop`] and [`timers`].
 
 mod deaths;
+mod drain;
 mod resize;
 mod rollout;
 mod stop;
@@ -112,6 +113,8 @@ pub struct Supervisor {
     rollout: Option<Rollout>,
     /// The old workers left for a rollout that failed, and come back as soon as the port is free.
     returning: bool,
+    /// The driver cannot turn connections away, whatever the policy says.
+    cannot_turn_away: bool,
     reload_pending: bool,
     resize_pending: Option<Resize>,
     /// What each generation's workers were told about heartbeats, which may differ from the policy in force.
@@ -145,6 +148,7 @@ impl Supervisor {
             loading: false,
             rollout: None,
             returning: false,
+            cannot_turn_away: false,
             reload_pending: false,
             resize_pending: None,
             heartbeat_timeouts,
@@ -216,6 +220,9 @@ impl Supervisor {
             Event::HeartbeatReceived { worker } => self.heartbeat_received(now, worker),
             Event::Exited { worker, status, group_alive } => self.exited(now, worker, status, group_alive),
             Event::GroupEmptied { worker } => self.group_emptied(now, worker),
+            Event::Drained { worker, waited } => self.drained(now, worker, waited),
+            Event::TurningAwayRefused => self.turning_away_refused(now),
+            Event::ConnectionsCut { worker, count } => self.connections_cut(worker, count),
             Event::Sampled { worker, sample } => self.sampled(worker, sample),
             Event::StopRequested { signal } => self.stop_requested(now, signal),
             Event::ReloadRequested => self.reload_requested(now),
@@ -343,19 +350,32 @@ impl Supervisor {
     /// Asks a worker to finish and leave.
     fn retire(&mut self, now: Time, id: WorkerId, reason: StopReason) {
         let deadline = now + self.policy.graceful_timeout;
+        let leaves_for_others = self.leaves_for_others(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         match &mut worker.state {
             State::Spawning { doomed } => *doomed = doomed.or(Some(Doom { reason, kill: false })),
-            State::Starting { .. } | State::Ready => {
-                worker.state = State::Draining { reason, since: now, kill_at: deadline };
-                self.actions.push_back(Action::Signal { worker: id, signal: Signal::Term });
-                self.report(Report::WorkerStopRequested { worker: id, kill: false, reason, grace_over: false });
+            State::Starting { .. } | State::Ready if leaves_for_others => self.turn_away(now, id, reason),
+            State::Starting { .. } | State::Ready => self.tell(id, reason, now, deadline),
+            State::TurnedAway { kill_at, reason: told, since, .. } => {
+                let (told, since, kill_at) = (*told, *since, deadline.min(*kill_at));
+                // In a stop there is nobody left for whom it could make room.
+                if matches!(reason, StopReason::Shutdown(_)) {
+                    self.tell_drained(now, id, told, since, kill_at);
+                }
             }
             State::Draining { kill_at, .. } | State::Lingering { kill_at: Some(kill_at), .. } => {
                 *kill_at = deadline.min(*kill_at);
             }
             State::Aborting { .. } | State::Killed { .. } | State::Lingering { kill_at: None, .. } => {}
         }
+    }
+
+    /// Sends TERM to a worker that leaves since `since`.
+    fn tell(&mut self, id: WorkerId, reason: StopReason, since: Time, kill_at: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.state = State::Draining { reason, since, kill_at };
+        self.actions.push_back(Action::Signal { worker: id, signal: Signal::Term });
+        self.report(Report::WorkerStopRequested { worker: id, kill: false, reason, grace_over: false });
     }
 
     /// Ends a worker and its process group at once. `reason` counts where it was not told to leave before.
@@ -371,7 +391,7 @@ impl Supervisor {
                 *kill_at = None;
                 (*reason, *since)
             }
-            State::Draining { reason, since, .. } => {
+            State::TurnedAway { reason, since, .. } | State::Draining { reason, since, .. } => {
                 let told = (*reason, *since);
                 worker.state = State::Killed { reason: told.0, since: told.1 };
                 told
@@ -382,6 +402,9 @@ impl Supervisor {
             }
         };
         self.count_killed(reason, since, grace_over);
+        if grace_over {
+            self.count_connections(id);
+        }
         self.actions.push_back(Action::Signal { worker: id, signal: Signal::Kill });
         self.report(Report::WorkerStopRequested { worker: id, kill: true, reason, grace_over });
     }

@@ -63,6 +63,7 @@ impl Supervisor {
             State::Starting { .. } | State::Ready if silent => self.heartbeat_timed_out(now, id),
             State::Starting { .. } => self.boot_timed_out(now, id),
             State::Ready => self.request_recycle(id, RecycleReason::MaxLifetime, None),
+            State::TurnedAway { .. } => self.drain_timed_out(now, id),
             State::Draining { reason, .. } | State::Lingering { reason, .. } => self.kill(now, id, reason, true),
             State::Aborting { .. } => self.kill(now, id, StopReason::HeartbeatTimeout, true),
             State::Spawning { .. } | State::Killed { .. } => {}

@@ -26,6 +26,17 @@ pub(crate) enum Presence {
 pub(crate) struct Told {
     pub(crate) reason: StopReason,
     pub(crate) kill_by: Time,
+    /// TERM is still to come: when at the latest, and whether it may come now.
+    pub(crate) drain: Option<Drain>,
+    /// Whether it was turned away from before TERM.
+    pub(crate) turned_away: bool,
+}
+
+/// That new connections are turned away from a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Drain {
+    pub(crate) term_by: Time,
+    pub(crate) is_over: bool,
 }
 
 /// One worker.
@@ -202,6 +213,11 @@ impl Books {
                         if *group_alive && entry.was_told_to_leave() { Presence::Lingering } else { Presence::Gone };
                 }
             }),
+            Event::Drained { worker, .. } => self.update(*worker, |entry| {
+                if let Some(drain) = entry.told.as_mut().and_then(|told| told.drain.as_mut()) {
+                    drain.is_over = true;
+                }
+            }),
             Event::GroupEmptied { worker } => self.update(*worker, |entry| {
                 if entry.presence == Presence::Lingering {
                     entry.presence = Presence::Gone;
@@ -263,6 +279,10 @@ impl Books {
             Report::WorkerExited { worker, status, .. } => self.ended(*worker, *status, report, false)?,
             Report::WorkerStopped { worker, status, .. } => self.ended(*worker, *status, report, true)?,
             Report::WorkerStopRequested { worker, .. }
+            | Report::WorkerTurnedAway { worker, .. }
+            | Report::WorkerDrained { worker, .. }
+            | Report::WorkerDrainTimedOut { worker, .. }
+            | Report::WorkerConnectionsCut { worker, .. }
             | Report::WorkerBootTimedOut { worker, .. }
             | Report::WorkerHeartbeatTimedOut { worker, .. }
             | Report::WorkerFdPressure { worker, .. }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use propane_core::{Action, Event, Report, Role, Signal, StopReason, WorkerId};
+use propane_core::{Action, Event, Report, Role, Signal, StopReason, TurnAway, WorkerId};
 
-use super::books::{Books, Entry, Presence, Told};
+use super::books::{Books, Drain, Entry, Presence, Told};
 use super::{Context, Violation, ensure};
 
 /// How long a hung worker has between ABRT and KILL.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const ALIVE: &str = "only those who are alive are signalled";
+const DRAIN_TOLD: &str = "every turning away is reported";
 const LAWFUL: &str = "KILL comes after the grace time, or with a reason";
 const IN_TIME: &str = "every deadline is kept";
 const PATIENT: &str = "nobody is blamed before the time";
@@ -20,10 +21,17 @@ const PATIENT: &str = "nobody is blamed before the time";
 pub(crate) struct Deadlines {
     /// A signal whose report has to come next.
     unreported: Option<(WorkerId, Signal)>,
+    /// A worker that was just turned away from, whose report has to come next.
+    unreported_drain: Option<WorkerId>,
+    /// A worker whose connections are counted, because the signal that cuts them comes next.
+    counted: Option<WorkerId>,
     /// The worker that was just reported silent.
     silent: Option<WorkerId>,
     /// Whether an operator has lost patience.
     pub(crate) hurry: bool,
+    stopping: bool,
+    /// Whether the driver cannot turn connections away.
+    pub(crate) refused: bool,
 }
 
 impl Deadlines {
@@ -36,9 +44,29 @@ impl Deadlines {
             ensure(same, "every TERM and KILL is reported", || format!("{action:?} after {signal:?} to {worker:?}"))?;
             return self.told(context, books.known(worker)?, action);
         }
+        if let Some(worker) = self.unreported_drain.take() {
+            let Action::Report(Report::WorkerTurnedAway { worker: reported, reason }) = action else {
+                return Err(Violation::new(DRAIN_TOLD, format!("{worker:?}")));
+            };
+            ensure(*reported == worker, DRAIN_TOLD, || format!("{action:?} after {worker:?}"))?;
+            let (kill_by, term_by) =
+                (context.now + context.policy.graceful_timeout, context.now + context.policy.drain_timeout());
+            let drain = Some(Drain { term_by, is_over: false });
+            books.known(worker)?.told = Some(Told { reason: *reason, kill_by, drain, turned_away: true });
+            return Ok(());
+        }
+        if let Some(worker) = self.counted.take() {
+            let follows = matches!(action, Action::Signal { worker: signalled, .. } if *signalled == worker);
+            ensure(follows, "connections are counted just before they are cut", || format!("{worker:?}: {action:?}"))?;
+        }
         let silent = self.silent.take();
         match action {
-            Action::Signal { worker, signal: Signal::Term } => self.term(books.known(*worker)?),
+            Action::TurnAway { worker } => self.turn_away(context, books.known(*worker)?),
+            Action::CountConnections { worker } => {
+                self.counted = Some(*worker);
+                Ok(())
+            }
+            Action::Signal { worker, signal: Signal::Term } => self.term(context, books.known(*worker)?),
             Action::Signal { worker, signal: Signal::Kill } => self.kill(context, books.known(*worker)?),
             Action::Signal { worker, signal: Signal::Abort } => {
                 let entry = books.known(*worker)?;
@@ -52,7 +80,37 @@ impl Deadlines {
         }
     }
 
-    fn term(&mut self, entry: &mut Entry) -> Result<(), Violation> {
+    fn turn_away(&mut self, context: &Context, entry: &mut Entry) -> Result<(), Violation> {
+        let concerned = entry.role == Role::Http && context.policy.turn_away != TurnAway::Nobody;
+        let fit = entry.presence == Presence::Alive && entry.told.is_none() && entry.killed.is_none();
+        ensure(
+            concerned && fit && !self.stopping && !self.refused,
+            "who leaves for others is turned away from once",
+            || format!("{entry:?}"),
+        )?;
+        self.unreported_drain = Some(entry.id);
+        Ok(())
+    }
+
+    /// TERM to a worker that is turned away from: when it has finished, or its time is over, or everybody has to go.
+    fn term_drained(&mut self, context: &Context, entry: &mut Entry, drain: Drain) -> Result<(), Violation> {
+        let late = context.is_time() && context.now >= drain.term_by;
+        ensure(
+            drain.is_over || late || self.stopping || self.refused,
+            "TERM waits until a worker has drained",
+            || format!("{entry:?} at {}", context.now),
+        )?;
+        self.unreported = Some((entry.id, Signal::Term));
+        Ok(())
+    }
+
+    fn term(&mut self, context: &Context, entry: &mut Entry) -> Result<(), Violation> {
+        if let Some(drain) = entry.told.and_then(|told| told.drain)
+            && entry.presence == Presence::Alive
+            && entry.killed.is_none()
+        {
+            return self.term_drained(context, entry, drain);
+        }
         let first = entry.told.is_none() && entry.killed.is_none() && entry.aborted_at.is_none();
         if entry.presence == Presence::Alive && first {
             self.unreported = Some((entry.id, Signal::Term));
@@ -88,7 +146,11 @@ impl Deadlines {
             entry.killed = Some(entry.told.map_or(*reason, |told| told.reason));
         } else {
             let kill_by = context.now + context.policy.graceful_timeout;
-            entry.told = Some(Told { reason: *reason, kill_by });
+            // What a drain took is taken from the grace time, all but what TERM itself takes.
+            let least = context.now + context.policy.term_reserve();
+            let kill_by = entry.told.map_or(kill_by, |told| told.kill_by.max(least));
+            let turned_away = entry.told.is_some();
+            entry.told = Some(Told { reason: *reason, kill_by, drain: None, turned_away });
         }
         Ok(())
     }
@@ -113,6 +175,7 @@ impl Deadlines {
                 return Err(Violation::new("every TERM and KILL is reported", format!("{report:?} without a signal")));
             }
             Report::ManagerStopping { .. } => {
+                self.stopping = true;
                 let kill_by = context.now + context.policy.graceful_timeout;
                 books.present_mut(|entry| {
                     if let Some(told) = &mut entry.told {
@@ -127,15 +190,19 @@ impl Deadlines {
 
     /// Nobody has more time than is due to them.
     pub(crate) fn finish(&self, context: &Context, books: &Books) -> Result<(), Violation> {
+        ensure(self.unreported_drain.is_none(), DRAIN_TOLD, || format!("{:?}", self.unreported_drain))?;
         ensure(self.unreported.is_none(), "every TERM and KILL is reported", || format!("{:?}", self.unreported))?;
         let now = context.now;
         books.present().filter(|entry| entry.killed.is_none() && context.is_time()).try_for_each(|entry| {
             let grace = entry.told.is_some_and(|told| told.kill_by <= now);
+            let drain = entry.told.and_then(|told| told.drain);
+            let drained = entry.presence == Presence::Alive
+                && drain.is_some_and(|drain| drain.term_by <= now || drain.is_over || self.stopping || self.refused);
             let core = entry.aborted_at.is_some_and(|at| at + ABORT_TIMEOUT <= now);
             let wanted = entry.is_wanted() && entry.presence == Presence::Alive;
             let boot = wanted && entry.ready_by.is_some_and(|by| by <= now);
             let silence = wanted && entry.beat_by.is_some_and(|by| by <= now);
-            ensure(!(grace || core || boot || silence), IN_TIME, || format!("{entry:?} at {now}"))
+            ensure(!(grace || drained || core || boot || silence), IN_TIME, || format!("{entry:?} at {now}"))
         })
     }
 }

@@ -158,6 +158,10 @@ impl Checker {
         let running = self.stop.is_running();
         self.stop.event(now, event);
         self.deadlines.hurry = self.stop.hurry;
+        if *event == Event::TurningAwayRefused {
+            self.deadlines.refused = true;
+            self.reloads.turning_away_refused();
+        }
         self.reloads.event(event, running);
         self.resizes.event(event, running);
         self.books.event(now, event, self.policy.boot_timeout);

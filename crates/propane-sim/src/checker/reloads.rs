@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use propane_core::{Action, Event, Generation, ReloadFailure, Report, Role, StopReason, Time};
+use propane_core::{Action, Event, Generation, ReloadFailure, Report, Role, StopReason, Time, TurnAway};
 
 use super::books::{Books, Entry};
 use super::{Context, Violation, ensure};
@@ -21,6 +21,8 @@ struct Reload {
     overlaps: bool,
     /// Old workers that had to be killed.
     killed: u32,
+    /// Connections that were cut.
+    cut: u32,
 }
 
 /// The rules about reloads.
@@ -35,6 +37,8 @@ pub(crate) struct Reloads {
     /// What can be spawned from.
     kept: BTreeSet<Generation>,
     stopping: bool,
+    /// Whether the driver cannot turn connections away.
+    refused: bool,
 }
 
 impl Reloads {
@@ -47,6 +51,7 @@ impl Reloads {
             completed: 0,
             kept: BTreeSet::from([0]),
             stopping: false,
+            refused: false,
         }
     }
 
@@ -66,6 +71,10 @@ impl Reloads {
             Event::StopRequested { .. } => self.stop(),
             _ => {}
         }
+    }
+
+    pub(crate) fn turning_away_refused(&mut self) {
+        self.refused = true;
     }
 
     fn stop(&mut self) {
@@ -112,7 +121,20 @@ impl Reloads {
                 ensure(asked, "a HUP is reported when it arrives", || format!("{:?}", context.event))
             }
             Report::ReloadStarted { generation, workers, .. } => self.start(context, *generation, *workers),
-            Report::ReloadCompleted { generation, killed, .. } => self.complete(books, *generation, *killed),
+            Report::ReloadCompleted { generation, killed, cut, .. } => self.complete(books, *generation, *killed, *cut),
+            Report::WorkerConnectionsCut { worker, count } => {
+                let entry = books.get(*worker);
+                let of_reload =
+                    entry.is_some_and(|entry| matches!(entry.leaves_for(), Some(StopReason::ReloadRetire(_))));
+                if let Some(reload) = self.reload.as_mut().filter(|_| of_reload) {
+                    reload.cut += count;
+                }
+                Ok(())
+            }
+            Report::WorkerTurnedAway { worker, reason } => {
+                let entry = books.get(*worker);
+                entry.map_or(Ok(()), |entry| self.told(context, books, entry, false, *reason, false))
+            }
             Report::ReloadFailed { generation, failure, replaced, of } => {
                 ensure(replaced <= of, PAIRED, || format!("{report:?}"))?;
                 self.fail(context, *generation, *failure)
@@ -122,7 +144,9 @@ impl Reloads {
                 Ok(())
             }
             Report::WorkerStopRequested { worker, kill, reason, grace_over } => {
-                let entry = books.get(*worker);
+                // One that was turned away from was judged then.
+                let judged = |entry: &&Entry| *kill || entry.told.is_none_or(|told| !told.turned_away);
+                let entry = books.get(*worker).filter(judged);
                 entry.map_or(Ok(()), |entry| self.told(context, books, entry, *kill, *reason, *grace_over))
             }
             _ => Ok(()),
@@ -142,11 +166,12 @@ impl Reloads {
             at_once: policy.reload_max_surge == 0,
             overlaps: policy.overlap_allowed && context.policy.overlap_allowed,
             killed: 0,
+            cut: 0,
         });
         Ok(())
     }
 
-    fn complete(&mut self, books: &Books, generation: Generation, killed: u32) -> Result<(), Violation> {
+    fn complete(&mut self, books: &Books, generation: Generation, killed: u32, cut: u32) -> Result<(), Violation> {
         let reload = self.reload.take().filter(|reload| reload.generation == generation);
         let Some(reload) = reload else {
             return Err(Violation::new(PAIRED, format!("generation {generation} is completed, but was not begun")));
@@ -154,6 +179,7 @@ impl Reloads {
         ensure(reload.killed == killed, "a reload counts whom it killed", || {
             format!("{killed} reported, {} killed", reload.killed)
         })?;
+        ensure(reload.cut == cut, "a reload counts what it cut", || format!("{cut} reported, {} cut", reload.cut))?;
         self.completed = generation;
         let left = books.present().find(|entry| is_left_behind(entry, generation));
         ensure(left.is_none(), "a completed reload leaves nobody behind", || format!("{left:?}"))
@@ -188,6 +214,10 @@ impl Reloads {
         reason: StopReason,
         grace_over: bool,
     ) -> Result<(), Violation> {
+        let overlaps = self.reload.is_none_or(|reload| reload.overlaps) && context.policy.overlap_allowed;
+        let turned_away = entry.told.is_some_and(|told| told.turned_away);
+        let needed = overlaps && !self.refused && must_drain(context, entry, reason);
+        ensure(kill || turned_away || !needed, "who leaves for others drains first", || format!("{entry:?}"))?;
         match (reason, &mut self.reload) {
             (StopReason::ReloadRetire(_), Some(reload)) if kill => {
                 reload.killed += u32::from(grace_over);
@@ -221,6 +251,17 @@ fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) 
         (false, _) => (0..reload.target).all(|slot| books.was_ready(reload.generation, slot)),
     };
     ensure(held, HANDOVER, || format!("{entry:?} at {}", context.now))
+}
+
+/// Whether a worker is one that leaves for others and could lose what waits for it.
+fn must_drain(context: &Context, entry: &Entry, reason: StopReason) -> bool {
+    let with_others = matches!(reason, StopReason::ReloadRetire(_) | StopReason::ScaleDown | StopReason::Recycle(_));
+    let concerned = match context.policy.turn_away {
+        TurnAway::Nobody => false,
+        TurnAway::LeavingSlots => reason == StopReason::ScaleDown,
+        TurnAway::Everybody => true,
+    };
+    entry.role == Role::Http && concerned && with_others && entry.ready_at.is_some()
 }
 
 fn was_late(context: &Context, entry: &Entry) -> bool {

@@ -59,6 +59,7 @@ fn events(first: &str, rest: &[&str]) -> Result<Vec<Event>, String> {
         "TTIN" => Ok(vec![Event::ScaleUpRequested]),
         "TTOU" => Ok(vec![Event::ScaleDownRequested]),
         "USR1" => Ok(vec![Event::LogReopenRequested]),
+        "turning-away-refused" => Ok(vec![Event::TurningAwayRefused]),
         "tick" => Ok(vec![Event::TimePassed]),
         _ => worker_events(first, rest),
     }
@@ -80,6 +81,8 @@ fn worker_events(first: &str, rest: &[&str]) -> Result<Vec<Event>, String> {
         "unproven" => each(&|worker| vec![ready(worker, Proof::Unproven)]),
         "spawn-failed" => spawn_failed(rest).map(|event| vec![event]),
         "exited" => exited(rest).map(|event| vec![event]),
+        "drained" => drained(rest).map(|event| vec![event]),
+        "cut" => cut(rest).map(|event| vec![event]),
         "sampled" => sampled(rest).map(|event| vec![event]),
         _ => Err(format!("no such command: {first}")),
     }
@@ -103,6 +106,24 @@ fn exited(words: &[&str]) -> Result<Event, String> {
         _ => return Err("exited WORKER exit_N|signal_N [group-alive]".to_owned()),
     };
     Ok(Event::Exited { worker: worker_id(worker)?, status: exit_status(status)?, group_alive })
+}
+
+fn drained(words: &[&str]) -> Result<Event, String> {
+    let (worker, waited) = match words {
+        [worker] => (worker, 0),
+        [worker, waited] => (worker, count(waited)?),
+        _ => return Err("drained WORKER [WAITED]".to_owned()),
+    };
+    Ok(Event::Drained { worker: worker_id(worker)?, waited })
+}
+
+fn cut(words: &[&str]) -> Result<Event, String> {
+    let [worker, cut] = words else { return Err("cut WORKER COUNT".to_owned()) };
+    Ok(Event::ConnectionsCut { worker: worker_id(worker)?, count: count(cut)? })
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("no number: {text}"))
 }
 
 fn exit_status(text: &str) -> Result<ExitStatus, String> {
@@ -165,6 +186,7 @@ pub(crate) fn show(event: &Event) -> String {
         Event::ScaleUpRequested => "TTIN".to_owned(),
         Event::ScaleDownRequested => "TTOU".to_owned(),
         Event::LogReopenRequested => "USR1".to_owned(),
+        Event::TurningAwayRefused => "turning-away-refused".to_owned(),
         Event::TimePassed => "tick".to_owned(),
         Event::ConfigurationRefused => "configuration refused".to_owned(),
         Event::ConfigurationLoaded { policy } => {
@@ -182,6 +204,8 @@ fn show_worker_event(event: &Event) -> String {
         Event::GroupEmptied { worker } => format!("group-emptied {}", text::name(*worker)),
         Event::BecameReady { worker, proof: Proof::Notified } => format!("ready {}", text::name(*worker)),
         Event::BecameReady { worker, proof } => format!("{} {}", proof, text::name(*worker)),
+        Event::Drained { worker, waited } => format!("drained {} {waited}", text::name(*worker)),
+        Event::ConnectionsCut { worker, count } => format!("cut {} {count}", text::name(*worker)),
         Event::SpawnFailed { worker, error } => {
             let permanent = if error.permanent { "permanent " } else { "" };
             format!("spawn-failed {} {permanent}{}", text::name(*worker), error.message)

@@ -1,11 +1,11 @@
 //! A policy as `key=value` words, of which only those that differ from the default are written.
 
-use propane_core::{Policy, RespawnMode};
+use propane_core::{Policy, RespawnMode, TurnAway};
 
 use super::units;
 
 /// Every key, in the order in which they are written.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "workers",
     "jobs",
     "respawn",
@@ -16,6 +16,7 @@ const KEYS: [&str; 21] = [
     "settle",
     "surge",
     "overlap",
+    "turn-away",
     "boot-timeout",
     "heartbeat",
     "max-lifetime",
@@ -51,6 +52,7 @@ pub(crate) fn set(policy: &mut Policy, word: &str) -> Result<(), String> {
         "settle" => policy.reload_overlap = units::read(value)?,
         "surge" => policy.reload_max_surge = number(value)?,
         "overlap" => policy.overlap_allowed = yes_or_no(value)?,
+        "turn-away" => policy.turn_away = read_turn_away(value)?,
         "boot-timeout" => policy.boot_timeout = units::read(value)?,
         "heartbeat" => policy.heartbeat_timeout = optional(value, units::read)?,
         "max-lifetime" => policy.max_lifetime = optional(value, units::read)?,
@@ -79,6 +81,7 @@ fn get(policy: &Policy, key: &str) -> String {
         "settle" => units::show(policy.reload_overlap),
         "surge" => policy.reload_max_surge.to_string(),
         "overlap" => if policy.overlap_allowed { "yes" } else { "no" }.to_owned(),
+        "turn-away" => show_turn_away(policy.turn_away).to_owned(),
         "boot-timeout" => units::show(policy.boot_timeout),
         "heartbeat" => or_off(policy.heartbeat_timeout.map(units::show)),
         "max-lifetime" => or_off(policy.max_lifetime.map(units::show)),
@@ -111,6 +114,23 @@ fn show_respawn(mode: RespawnMode) -> &'static str {
     }
 }
 
+fn read_turn_away(value: &str) -> Result<TurnAway, String> {
+    match value {
+        "nobody" => Ok(TurnAway::Nobody),
+        "slots" => Ok(TurnAway::LeavingSlots),
+        "all" => Ok(TurnAway::Everybody),
+        _ => Err(format!("turn-away is nobody, slots or all, not {value}")),
+    }
+}
+
+fn show_turn_away(turn_away: TurnAway) -> &'static str {
+    match turn_away {
+        TurnAway::Nobody => "nobody",
+        TurnAway::LeavingSlots => "slots",
+        TurnAway::Everybody => "all",
+    }
+}
+
 fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("no number: {value}"))
 }
@@ -138,7 +158,7 @@ mod tests {
     #[test]
     fn every_key_is_written_as_it_is_read() {
         let words = "workers=1 jobs=2 respawn=once respawn-delay=0s respawn-delay-max=5s job-respawn-delay=1s \
-                     graceful=3s settle=2s surge=1 overlap=no boot-timeout=9s heartbeat=7s max-lifetime=60s \
+                     graceful=3s settle=2s surge=1 overlap=no turn-away=all boot-timeout=9s heartbeat=7s max-lifetime=60s \
                      max-rss=1024 fd-warn=1 fd-critical=2 fd-retire=3 fd-retire-count=4 sample-interval=1s \
                      start-limit=5 drain=6s";
         let mut policy = Policy::default();

@@ -11,6 +11,8 @@ pub(crate) fn action(action: &Action) -> String {
             format!("spawn {}: {} slot {slot}, generation {generation}", name(*worker), role_name(*role))
         }
         Action::Signal { worker, signal } => format!("{} {}", signal_name(*signal), name(*worker)),
+        Action::TurnAway { worker } => format!("turn away from {}", name(*worker)),
+        Action::CountConnections { worker } => format!("count the connections of {}", name(*worker)),
         Action::LoadConfiguration { generation } => format!("load configuration for generation {generation}"),
         Action::Sample { worker } => format!("sample {}", name(*worker)),
         Action::CloseSlot { slot } => format!("close slot {slot}"),
@@ -83,9 +85,12 @@ fn manager_report(report: &Report) -> String {
         Report::ReloadStarted { generation, workers, job_workers } => {
             format!("reload {generation} started: {workers} http, {job_workers} job")
         }
-        Report::ReloadCompleted { generation, workers, job_workers, after, killed } => {
+        Report::ReloadCompleted { generation, workers, job_workers, after, killed, cut } => {
             let after = show(*after);
-            format!("reload {generation} completed: {workers} http, {job_workers} job, {killed} killed, after {after}")
+            let cut = if *cut > 0 { format!(", {cut} cut") } else { String::new() };
+            format!(
+                "reload {generation} completed: {workers} http, {job_workers} job, {killed} killed{cut}, after {after}"
+            )
         }
         Report::ReloadFailed { generation, failure, replaced, of } => {
             format!("reload {generation} failed: {}, {replaced} of {of} replaced", failure_name(*failure))
@@ -112,6 +117,14 @@ fn worker_report(report: &Report) -> String {
         Report::WorkerExited { worker, status, respawn_in } => {
             format!("{} exited: {status}{}", name(*worker), again("respawn", *respawn_in))
         }
+        Report::WorkerTurnedAway { worker, reason } => format!("{} turned away from: {reason}", name(*worker)),
+        Report::WorkerDrained { worker, after, waited } => {
+            format!("{} drained: {waited} waited, after {}", name(*worker), show(*after))
+        }
+        Report::WorkerDrainTimedOut { worker, timeout } => {
+            format!("{} not drained in {}", name(*worker), show(*timeout))
+        }
+        Report::WorkerConnectionsCut { worker, count } => format!("{} cut off from {count} connections", name(*worker)),
         Report::WorkerStopRequested { worker, kill, reason, grace_over } => {
             let (how, over) =
                 (if *kill { "killed" } else { "told to stop" }, if *grace_over { ", grace over" } else { "" });

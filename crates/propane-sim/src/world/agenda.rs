@@ -16,6 +16,8 @@ pub(crate) enum Happening {
     Readiness(WorkerId),
     /// A worker sends its n-th heartbeat.
     Beat(WorkerId, u64),
+    /// A worker that is turned away from has finished.
+    Drain(WorkerId),
     /// A worker's leader ends by itself.
     Doom(WorkerId, ExitStatus),
     /// A worker's leader ends because of a signal.

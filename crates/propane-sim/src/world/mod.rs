@@ -289,7 +289,10 @@ impl<'a> World<'a> {
                 self.deliver(Event::BecameReady { worker, proof: Proof::Notified })
             }
             Happening::Beat(worker, count) if self.process(worker).is_alive() => self.beat(worker, count),
-            Happening::Readiness(_) | Happening::Beat(..) => Ok(()),
+            Happening::Drain(worker) if self.process(worker).is_alive() => {
+                self.deliver(Event::Drained { worker, waited: 1 })
+            }
+            Happening::Readiness(_) | Happening::Beat(..) | Happening::Drain(_) => Ok(()),
             Happening::Doom(worker, status) => {
                 if !self.process(worker).spared {
                     self.die(worker, status);
@@ -328,6 +331,7 @@ impl<'a> World<'a> {
             Deed::Hup => self.deliver(Event::ReloadRequested),
             Deed::Ttin => self.deliver(Event::ScaleUpRequested),
             Deed::Ttou => self.deliver(Event::ScaleDownRequested),
+            Deed::Refusal => self.deliver(Event::TurningAwayRefused),
             Deed::Usr1 => self.deliver(Event::LogReopenRequested),
             Deed::Stop(signal) => self.deliver(Event::StopRequested { signal }),
             Deed::Nap(time) => {
@@ -348,6 +352,14 @@ impl<'a> World<'a> {
                     Signal::Abort => self.abort(*worker),
                     Signal::Kill => self.kill(*worker),
                 }
+                Ok(())
+            }
+            Action::TurnAway { worker } => {
+                self.turn_away(*worker);
+                Ok(())
+            }
+            Action::CountConnections { worker } => {
+                self.count(*worker);
                 Ok(())
             }
             Action::LoadConfiguration { generation } => {

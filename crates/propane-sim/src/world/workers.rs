@@ -5,7 +5,7 @@ use std::time::Duration;
 use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, Worker, WorkerId};
 
 use crate::checker::{Checker, Violation, ensure};
-use crate::fate::{Birth, Fate, Members, OnTerm};
+use crate::fate::{Birth, Drain, Fate, Members, OnTerm};
 use crate::plan::SAMPLE;
 use crate::rng::Rng;
 
@@ -126,6 +126,26 @@ impl World<'_> {
         self.agenda.add(self.now + fate.birth_delay, Happening::Birth(worker));
         self.processes.push(Process::new(role, slot, generation, fate));
         Ok(())
+    }
+
+    pub(super) fn turn_away(&mut self, worker: WorkerId) {
+        let now = self.now;
+        let process = self.process(worker);
+        // A calm world has no faults, also none that were drawn before.
+        let drain = if process.spared { Drain::Ends(Duration::from_millis(1)) } else { process.fate.drain };
+        match drain {
+            Drain::Ends(after) => self.agenda.add(now + after, Happening::Drain(worker)),
+            Drain::Dies(after) => self.agenda.add(now + after, Happening::Doom(worker, ExitStatus::Signal(11))),
+            Drain::Never => {}
+        }
+    }
+
+    pub(super) fn count(&mut self, worker: WorkerId) {
+        let process = self.process(worker);
+        let (alive, count) = (process.is_alive(), process.fate.connections);
+        if alive {
+            self.agenda.add(self.now, Happening::Delivery(Event::ConnectionsCut { worker, count }));
+        }
     }
 
     pub(super) fn term(&mut self, worker: WorkerId) {

@@ -12,5 +12,6 @@ mod peers;
 mod reload;
 mod running;
 mod start;
+mod steer;
 mod stop;
 mod support;

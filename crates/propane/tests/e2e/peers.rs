@@ -9,12 +9,12 @@ use propane_load::{Load, Mode};
 use crate::support::{App, PATIENCE};
 
 /// Where the fixtures are.
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/workers").join(name).canonicalize().unwrap()
 }
 
 /// Whether a program can be had. One that must be there and is not fails the test.
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found =
         std::process::Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     assert!(found || std::env::var_os("PROPANE_REQUIRE_PEERS").is_none(), "{program} is required and not installed");

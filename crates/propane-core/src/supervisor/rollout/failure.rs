@@ -27,12 +27,15 @@ impl Supervisor {
     /// Ends the rollout: new workers that have not taken a slot over go, whoever has one keeps it.
     pub(in crate::supervisor) fn fail_rollout(&mut self, now: Time, failure: ReloadFailure) {
         let Some(rollout) = self.rollout.take() else { return };
-        self.drop_new(now, rollout.cause);
+        let new = self.take_new();
+        if let Cause::Reload { .. } = rollout.cause {
+            self.drop_empty_slots(rollout.previous);
+        }
+        self.drop_new(now, &new, rollout.cause);
         match rollout.cause {
             Cause::Reload { generation } => {
                 let (replaced, of) = (rollout.replaced, rollout.target);
                 self.report(Report::ReloadFailed { generation, failure, replaced, of });
-                self.drop_empty_slots(rollout.previous);
                 if replaced == 0 {
                     self.return_policy(now, rollout.previous_policy);
                 }
@@ -43,9 +46,13 @@ impl Supervisor {
         self.returning = rollout.vacates && rollout.replaced == 0;
     }
 
-    pub(super) fn drop_new(&mut self, now: Time, cause: Cause) {
-        let new: Vec<_> = self.http.iter_mut().filter_map(|slot| slot.next.take()).collect();
-        for worker in new {
+    /// Takes their slots from those who were to take them over.
+    pub(super) fn take_new(&mut self) -> Vec<WorkerId> {
+        self.http.iter_mut().filter_map(|slot| slot.next.take()).collect()
+    }
+
+    pub(super) fn drop_new(&mut self, now: Time, new: &[WorkerId], cause: Cause) {
+        for worker in new.iter().copied() {
             match self.workers.get(&worker).map(|worker| &worker.state) {
                 Some(State::Ready) => self.retire(now, worker, cause.abort_reason()),
                 Some(State::Aborting { .. }) => {} // it dumps core, and is killed when that takes too long

@@ -83,6 +83,7 @@ pub(super) struct Rollout {
     target: u32,
     replaced: u32,
     killed: u32,
+    cut: u32,
 }
 
 impl Rollout {
@@ -101,6 +102,7 @@ impl Rollout {
             target: 0,
             replaced: 0,
             killed: 0,
+            cut: 0,
         }
     }
 }
@@ -276,9 +278,10 @@ impl Supervisor {
         let Some(rollout) = &self.rollout else { return false };
         let told = rollout.cause.stop_reason();
         let leaving = |state: &State| match state {
-            State::Draining { reason, .. } | State::Killed { reason, .. } | State::Lingering { reason, .. } => {
-                *reason == told
-            }
+            State::TurnedAway { reason, .. }
+            | State::Draining { reason, .. }
+            | State::Killed { reason, .. }
+            | State::Lingering { reason, .. } => *reason == told,
             State::Spawning { doomed } => doomed.is_some_and(|doom| doom.reason == told),
             _ => false,
         };
@@ -295,11 +298,26 @@ impl Supervisor {
             self.settled_generation = generation;
             let (workers, job_workers) = (filled(&self.http), filled(&self.jobs));
             let after = now.since(rollout.started_at);
-            let killed = rollout.killed;
-            self.report(Report::ReloadCompleted { generation, workers, job_workers, after, killed });
+            let (killed, cut) = (rollout.killed, rollout.cut);
+            self.report(Report::ReloadCompleted { generation, workers, job_workers, after, killed, cut });
             self.forget_generations();
         }
         true
+    }
+
+    /// Whether the rollout under way leaves nobody to take the connections of those who leave.
+    pub(super) fn leaves_a_gap(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.vacates)
+    }
+
+    /// Counts the connections of old workers whose time was not enough.
+    pub(super) fn count_cut(&mut self, reason: StopReason, since: Time, count: u32) {
+        if let Some(rollout) = &mut self.rollout
+            && rollout.cause.stop_reason() == reason
+            && since >= rollout.started_at
+        {
+            rollout.cut = rollout.cut.saturating_add(count);
+        }
     }
 
     /// Counts the old workers whose grace time was not enough.

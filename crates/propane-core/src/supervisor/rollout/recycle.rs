@@ -59,7 +59,8 @@ impl Supervisor {
                 && !rollout.vacates
         };
         if let Some(rollout) = self.rollout.take_if(|rollout| early(rollout)) {
-            self.drop_new(now, rollout.cause);
+            let new = self.take_new();
+            self.drop_new(now, &new, rollout.cause);
             if let Cause::Recycle { worker, reason } = rollout.cause {
                 self.recycle_queue.push_front((worker, reason));
             }

@@ -49,9 +49,9 @@ impl Supervisor {
     /// more than `reloadMaxSurge` allows. Those that were killed do not count, because nothing more can be done.
     pub(super) fn has_leftovers(&self) -> bool {
         let leaving = |worker: &Worker| match &worker.state {
-            State::Draining { reason, .. } | State::Lingering { reason, kill_at: Some(_), .. } => {
-                *reason != StopReason::ScaleDown
-            }
+            State::TurnedAway { reason, .. }
+            | State::Draining { reason, .. }
+            | State::Lingering { reason, kill_at: Some(_), .. } => *reason != StopReason::ScaleDown,
             State::Spawning { doomed: Some(doom) } => doom.reason != StopReason::ScaleDown,
             State::Aborting { .. } => true,
             _ => false,

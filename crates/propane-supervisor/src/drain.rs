@@ -1,0 +1,187 @@
+//! When the queue of a listener that new connections are turned away from is empty for good, and the listeners of slots
+//! that are given up (`socketStrategy = inherit`), which are empty at some time because others are served instead.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use propane_core::{Time, WorkerId};
+
+use crate::sockdiag::{self, Listener};
+
+/// How long new connections must have gone elsewhere before the queue is believed: what was under way in the kernel when
+/// the program came into force is there by then. Handshakes over a real network are looked for themselves.
+const GRACE: Duration = Duration::from_millis(30);
+
+/// How often in a row nothing may be seen waiting: between the queue and the worker's hands a connection is nowhere.
+const QUIET_LOOKS: u32 = 3;
+
+/// How long a handshake from before is waited for: after two repetitions the client is not there.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The handshakes on a port, asked for once a look.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    port: u16,
+    oldest: OnceCell<Duration>,
+}
+
+impl Handshakes {
+    pub(crate) fn on(port: u16) -> Self {
+        Self { port, oldest: OnceCell::new() }
+    }
+
+    /// Whether one may be left from before the last `settled`.
+    fn are_left(&self, settled: Duration) -> bool {
+        let oldest = || sockdiag::oldest_handshake(self.port).ok().flatten().unwrap_or_default();
+        settled < HANDSHAKE_PATIENCE && *self.oldest.get_or_init(oldest) >= settled
+    }
+}
+
+/// What looks at a queue have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Somebody waits, or may.
+    Waiting,
+    /// Nobody does, and nobody will.
+    Empty,
+    /// Somebody came although nobody should have been sent here.
+    Leaking,
+}
+
+/// A queue that nobody new is sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Queue {
+    quiet_looks: u32,
+}
+
+impl Queue {
+    /// Takes in a look: how long new connections have gone elsewhere, and whether anybody waits.
+    pub(crate) fn look(&mut self, settled: Duration, waits: bool, handshakes: &Handshakes) -> Seen {
+        let was_empty = self.quiet_looks >= QUIET_LOOKS;
+        if waits || settled < GRACE || handshakes.are_left(settled) {
+            self.quiet_looks = 0;
+            return if waits && was_empty { Seen::Leaking } else { Seen::Waiting };
+        }
+        self.quiet_looks += 1;
+        if self.quiet_looks >= QUIET_LOOKS { Seen::Empty } else { Seen::Waiting }
+    }
+}
+
+/// The time between two looks at somebody who leaves: a small part of the time that it has taken.
+pub(crate) fn interval(age: Duration) -> Duration {
+    (age / 10).clamp(Duration::from_millis(5), Duration::from_millis(50))
+}
+
+/// A slot that is given up.
+#[derive(Debug)]
+struct LeavingSlot {
+    inode: u64,
+    since: Time,
+    waited: Option<u32>,
+    queue: Queue,
+}
+
+/// The slots that are given up, by the workers that still serve them.
+#[derive(Debug)]
+pub(crate) struct LeavingSlots {
+    port: u16,
+    by_worker: BTreeMap<WorkerId, LeavingSlot>,
+    next_look: Option<Time>,
+}
+
+impl LeavingSlots {
+    pub(crate) fn new(port: u16) -> Self {
+        Self { port, by_worker: BTreeMap::new(), next_look: None }
+    }
+
+    /// When the next look is due.
+    pub(crate) fn next_look(&self) -> Option<Time> {
+        self.next_look
+    }
+
+    /// New connections go to other slots from now on.
+    pub(crate) fn add(&mut self, now: Time, worker: WorkerId, inode: u64) {
+        self.by_worker.insert(worker, LeavingSlot { inode, since: now, waited: None, queue: Queue::default() });
+        self.next_look = Some(now);
+    }
+
+    /// A worker was told, or is gone.
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.by_worker.remove(&worker);
+    }
+
+    /// The workers whose queue has run dry, with how many waited there at first.
+    pub(crate) fn look(&mut self, now: Time) -> Vec<(WorkerId, u32)> {
+        if self.next_look.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        // Without an answer nothing is known, and the deadline decides.
+        let listeners = sockdiag::listeners(self.port).unwrap_or_default();
+        let handshakes = Handshakes::on(self.port);
+        let look = |(worker, slot): (&WorkerId, &mut LeavingSlot)| {
+            slot.is_empty(now, &listeners, &handshakes).then_some((*worker, slot.waited.unwrap_or(0)))
+        };
+        let empty: Vec<_> = self.by_worker.iter_mut().filter_map(look).collect();
+        for (worker, _) in &empty {
+            self.forget(*worker);
+        }
+        let since = self.by_worker.values().map(|slot| slot.since).min();
+        self.next_look = since.map(|since| now + interval(now.since(since)));
+        empty
+    }
+}
+
+impl LeavingSlot {
+    fn is_empty(&mut self, now: Time, listeners: &[Listener], handshakes: &Handshakes) -> bool {
+        let Some(queued) = listeners.iter().find(|it| it.inode == self.inode).map(|it| it.queued) else { return false };
+        self.waited.get_or_insert(queued);
+        self.queue.look(now.since(self.since), queued > 0, handshakes) == Seen::Empty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_queue_is_empty_after_the_grace_and_three_looks_in_a_row() {
+        use Seen::{Empty, Leaking, Waiting};
+        // A port without handshakes.
+        let handshakes = Handshakes { port: 0, oldest: OnceCell::from(ms(0)) };
+        let looks = [
+            (0, false, Waiting),
+            (29, false, Waiting),
+            (30, false, Waiting),
+            (35, true, Waiting),
+            (40, false, Waiting),
+            (45, false, Waiting),
+            (50, false, Empty),
+            (55, false, Empty),
+            (60, true, Leaking),
+        ];
+        let mut queue = Queue::default();
+        for (settled, waits, expected) in looks {
+            assert_eq!(queue.look(ms(settled), waits, &handshakes), expected, "at {settled} ms");
+        }
+    }
+
+    #[test]
+    fn a_handshake_from_before_is_waited_for_and_not_for_ever() {
+        for (oldest, settled, left) in [(10, 50, false), (50, 50, true), (900, 50, true), (9_000, 3_000, false)] {
+            let handshakes = Handshakes { port: 0, oldest: OnceCell::from(ms(oldest)) };
+            assert_eq!(handshakes.are_left(ms(settled)), left, "{oldest} {settled}");
+        }
+    }
+
+    #[test]
+    fn looks_get_rarer() {
+        for (age, expected) in [(0, 5), (100, 10), (300, 30), (60_000, 50)] {
+            assert_eq!(interval(ms(age)), ms(expected), "{age}");
+        }
+    }
+}
