@@ -79,11 +79,12 @@ impl NotifyDirectory {
     }
 }
 
-/// Where the directory may be: where the operator says, else in memory, because a socket's file stands between the death
-/// of a worker and its replacement, and making one took 0.6 ms in a busy `/tmp` on a disk.
+/// Where the operator says, else in memory: a socket's file is made between the death of a worker and its replacement, and
+/// on a disk that took up to 0.6 ms.
 fn make_directory() -> io::Result<TempDir> {
     let asked = std::env::var_os("TMPDIR").map(PathBuf::from);
-    let places = asked.into_iter().chain(["/run", "/dev/shm", "/tmp"].map(PathBuf::from));
+    let in_memory = ["/run", "/dev/shm"].map(PathBuf::from).into_iter().filter(|place| is_in_memory(place));
+    let places = asked.into_iter().chain(in_memory).chain([PathBuf::from("/tmp")]);
     let mut made = Err(io::Error::from(io::ErrorKind::NotFound));
     for place in places {
         made = tempfile::Builder::new().prefix("propane-").tempdir_in(place);
@@ -92,6 +93,10 @@ fn make_directory() -> io::Result<TempDir> {
         }
     }
     made
+}
+
+fn is_in_memory(place: &Path) -> bool {
+    rustix::fs::statfs(place).is_ok_and(|found| found.f_type == nix::libc::TMPFS_MAGIC)
 }
 
 /// One worker's socket; its file goes with it.
