@@ -17,10 +17,11 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("3", "There is no such key, variable, flag or environment; what was probably meant is told."),
 ];
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("config/app.plist", "The settings of the app, see propane.plist(5)."),
     ("config/environments/ENV.plist", "What differs in an environment."),
     ("tmp/propane.pid", "The pid of the manager, locked while it runs."),
+    ("tmp/propane.running.json", "The configuration that it runs, for propane config diff --running."),
     ("tmp/propane.state.json", "Its children, for the clean-up after a manager that was killed."),
 ];
 

@@ -323,6 +323,32 @@ fn documents_need_no_configuration() {
 }
 
 #[test]
+fn manual_pages_format_without_a_warning() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/man");
+    for page in ["propane.1", "propane.plist.5"] {
+        let mut command = Command::new("groff");
+        let output = match command.args(["-man", "-ww", "-z", "-Tutf8", page]).current_dir(&directory).output() {
+            Err(_) if std::env::var_os("PROPANE_REQUIRE_PEERS").is_none() => return println!("skipped: no groff"),
+            output => output.unwrap(),
+        };
+        assert!(output.status.success() && output.stderr.is_empty(), "{page}: {output:?}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_not_written_as_something_else() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = tempfile::tempdir().unwrap();
+    let strange = root.path().join(std::ffi::OsStr::from_bytes(b"a\xffb"));
+    std::fs::create_dir(&strange).unwrap();
+    let output = propane(&strange).args(["config", "env"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("ARLEN_APP_ROOT is not UTF-8")
+    );
+}
+
+#[test]
 fn help_names_variables_and_never_what_they_hold() {
     for words in [&["--help"][..], &["config", "explain", "--help"], &["config", "print", "-h"]] {
         let mut command = propane(&app("broken"));

@@ -2,6 +2,7 @@
 //!
 //! `config print --format env` is something else: variables that, given to propane, resolve to the same configuration.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -86,41 +87,63 @@ impl ConfigCommand for EnvOptions {
             Err(refusal) => return refusal,
         };
         let resolution = propane_config::load(inputs);
-        let stdout = match (self.list, self.export) {
+        let problems = problems(&resolution.problems, screen.stderr.coloured);
+        let status = exit::of_command(&resolution);
+        match (self.list, self.export) {
             (true, Some(Export::Sh | Export::Systemd)) => {
-                return Answer::refusal(exit::USAGE, "--list is for people, or for programs with --export json");
+                Answer::refusal(exit::USAGE, "--list is for people, or for programs with --export json")
             }
-            (true, form) => List::of(inputs, &resolution, secrets).text_or_json(form, screen),
-            (false, form) => exported(&resolution, secrets, form.unwrap_or(Export::Sh)),
-        };
-        Answer {
-            stdout,
-            stderr: problems(&resolution.problems, screen.stderr.coloured),
-            status: exit::of_command(&resolution),
+            (true, form) => {
+                let stdout = List::of(inputs, &resolution, secrets).text_or_json(form, screen);
+                Answer { stdout, stderr: problems, status }
+            }
+            (false, form) => match Exported::of(&resolution, secrets) {
+                Ok(exported) => {
+                    let stderr = problems + &exported.note("propane: ");
+                    Answer { stdout: exported.written(form.unwrap_or(Export::Sh)), stderr, status }
+                }
+                Err(name) => Answer::refusal(exit::FOUND, format!("{name} is not UTF-8, so it cannot be written here")),
+            },
         }
     }
 }
 
-/// What workers receive.
-fn exported(resolution: &Resolution, secrets: Secrets, form: Export) -> String {
-    let mut is_masked = false;
-    let mut shown = |(name, value): (String, std::ffi::OsString)| {
-        let text = value.to_string_lossy().into_owned();
-        let setting = rows().find(|row| row.variable == Some(&name)).and_then(|row| resolution.setting(row.key));
-        let value = setting.map_or_else(|| text.clone(), |setting| shown(secrets, setting, &text).to_variable());
-        is_masked |= value != text;
-        (name, value)
-    };
-    let variables: Vec<_> = all_exports(resolution).into_iter().map(&mut shown).collect();
-    if form == Export::Json {
-        return to_json(&variables.into_iter().collect::<std::collections::BTreeMap<_, _>>());
+/// What workers receive, as it may be shown.
+struct Exported {
+    variables: Vec<(String, String)>,
+    is_masked: bool,
+}
+
+impl Exported {
+    /// Fails with the name of a variable that is no text.
+    fn of(resolution: &Resolution, secrets: Secrets) -> Result<Self, String> {
+        let (mut variables, mut is_masked) = (Vec::new(), false);
+        for (name, value) in all_exports(resolution) {
+            let Ok(text) = value.into_string() else { return Err(name) };
+            let setting = rows().find(|row| row.variable == Some(&name)).and_then(|row| resolution.setting(row.key));
+            let value = setting.map_or_else(|| text.clone(), |setting| shown(secrets, setting, &text).to_variable());
+            is_masked |= value != text;
+            variables.push((name, value));
+        }
+        Ok(Self { variables, is_masked })
     }
-    let note = if is_masked { format!("# {MASKED_NOTE}\n") } else { String::new() };
-    let lines = variables.iter().map(|(name, value)| match form {
-        Export::Systemd => format!("{name}={}\n", for_systemd(value)),
-        Export::Sh | Export::Json => format!("export {name}={}\n", shell_words::quote(value)),
-    });
-    note + &lines.collect::<String>()
+
+    fn written(&self, form: Export) -> String {
+        let line = |(name, value): &(String, String)| match form {
+            Export::Systemd => format!("{name}={}\n", for_systemd(value)),
+            Export::Sh | Export::Json => format!("export {name}={}\n", shell_words::quote(value)),
+        };
+        match form {
+            Export::Json => {
+                to_json(&self.variables.iter().map(|(name, value)| (name, value)).collect::<BTreeMap<_, _>>())
+            }
+            Export::Sh | Export::Systemd => self.note("# ") + &self.variables.iter().map(line).collect::<String>(),
+        }
+    }
+
+    fn note(&self, before: &str) -> String {
+        if self.is_masked { format!("{before}{MASKED_NOTE}\n") } else { String::new() }
+    }
 }
 
 /// A value of an `EnvironmentFile`. Of what stands in double quotes, `systemd.exec(5)` reads only these four otherwise
