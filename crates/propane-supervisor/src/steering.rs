@@ -35,20 +35,45 @@ pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// `random % indices.len()` looked up in `indices`.
+/// `random % indices.len()` looked up in `indices`, run by run: most of a group is served most of the time, and then a
+/// program of a few instructions serves a thousand workers.
 fn program(indices: &[u32]) -> Vec<sock_filter> {
     let count = u32::try_from(indices.len()).unwrap_or(u32::MAX).max(1);
     let mut program = vec![
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, RANDOM),
         instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, count),
     ];
-    for (nth, index) in (0u32..).zip(indices) {
-        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, nth));
-        program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, *index));
+    let mut passed = 0;
+    for Run { first, length } in runs(indices) {
+        let before = passed;
+        passed += length;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 2, 0, passed));
+        program.push(instruction(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, 0, 0, first.wrapping_sub(before)));
+        program.push(instruction(libc::BPF_RET | libc::BPF_A, 0, 0, 0));
     }
     // Not reached with any index given; out of every range, and so "whatever the kernel thinks best".
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX));
     program
+}
+
+/// Indices that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: u32,
+    length: u32,
+}
+
+fn runs(indices: &[u32]) -> Vec<Run> {
+    let mut sorted = indices.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<Run> = Vec::new();
+    for index in sorted {
+        match runs.last_mut() {
+            Some(run) if run.first + run.length == index => run.length += 1,
+            _ => runs.push(Run { first: index, length: 1 }),
+        }
+    }
+    runs
 }
 
 fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
@@ -60,26 +85,49 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_program_looks_the_random_number_up() {
-        let shown: Vec<_> = program(&[4, 0]).iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
-        assert_eq!(
-            shown,
-            [
-                (0x20, 0, 0, 0xffff_f038),
-                (0x94, 0, 0, 2),
-                (0x15, 0, 1, 0),
-                (0x06, 0, 0, 4),
-                (0x15, 0, 1, 1),
-                (0x06, 0, 0, 0),
-                (0x06, 0, 0, u32::MAX),
-            ]
-        );
+    /// What the kernel makes of a program, given a random number.
+    fn answer(program: &[sock_filter], random: u32) -> u32 {
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            match code {
+                0x20 if k == RANDOM => a = random,
+                0x94 => a %= k,
+                0x35 => at += usize::from(if a >= k { jt } else { jf }),
+                0x04 => a = a.wrapping_add(k),
+                0x16 => return a,
+                0x06 => return k,
+                _ => panic!("no such instruction: {code:x}"),
+            }
+        }
     }
 
     #[test]
-    fn the_largest_number_of_workers_fits() {
+    fn every_index_is_answered_as_often_as_the_others() {
         let everybody: Vec<u32> = (0..1024).collect();
-        assert!(program(&everybody).len() <= 4096, "BPF_MAXINSNS");
+        let all_but_one: Vec<u32> = (0..1024).filter(|index| *index != 512).collect();
+        let every_other: Vec<u32> = (0..1024).step_by(2).collect();
+        let tables = [vec![0], vec![3], vec![4, 0], vec![1, 2, 3, 7, 9, 10], everybody, all_but_one, every_other];
+        for mut indices in tables {
+            let program = program(&indices);
+            assert!(program.len() <= 4096, "BPF_MAXINSNS");
+            let mut answers: Vec<u32> = (0..).take(indices.len()).map(|random| answer(&program, random)).collect();
+            answers.sort_unstable();
+            indices.sort_unstable();
+            assert_eq!(answers, indices);
+        }
+    }
+
+    #[test]
+    fn nobody_means_whatever_the_kernel_thinks_best() {
+        assert_eq!(answer(&program(&[]), 7), u32::MAX);
+    }
+
+    #[test]
+    fn a_thousand_neighbours_are_one_run() {
+        let everybody: Vec<u32> = (0..1000).collect();
+        assert_eq!(runs(&everybody), [Run { first: 0, length: 1000 }]);
+        assert_eq!(program(&everybody).len(), 6);
     }
 }

@@ -25,8 +25,8 @@ fn exists(root: &Path, proof: &str) -> bool {
 #[test]
 fn every_promise_has_its_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
-    let missing: Vec<_> = proofs(&page).filter(|proof| !exists(&root, proof)).collect();
+    let text = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let missing: Vec<_> = proofs(&text).filter(|proof| !exists(&root, proof)).collect();
     assert!(missing.is_empty(), "no such test or transcript: {missing:#?}");
-    assert!(proofs(&page).count() > 50, "the page is read as it is written");
+    assert!(proofs(&text).count() > 50, "the page is read as it is written");
 }
