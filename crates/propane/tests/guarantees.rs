@@ -14,9 +14,9 @@ fn proofs(page: &str) -> impl Iterator<Item = &str> {
 
 fn exists(root: &Path, proof: &str) -> bool {
     match proof.split_once("::") {
-        Some((file, test)) => {
-            let text = fs::read_to_string(root.join("crates/propane/tests").join(file)).unwrap_or_default();
-            text.contains(&format!("#[test]\nfn {test}()"))
+        Some((file, name)) => {
+            let code = fs::read_to_string(root.join("crates/propane/tests").join(file)).unwrap_or_default();
+            code.contains(&format!("#[test]\nfn {name}()"))
         }
         None => root.join("testdata/transcripts").join(proof).is_file(),
     }
