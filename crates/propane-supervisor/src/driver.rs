@@ -178,7 +178,7 @@ impl Driver {
             Action::CountConnections { worker } => self.count_connections(worker),
             Action::LoadConfiguration { generation } => self.load(generation),
             Action::Sample { worker } => self.sample(worker),
-            Action::CloseSlot { slot } => self.sockets.close_slot(slot),
+            Action::CloseSlot { slot } => self.close_slot(slot),
             Action::KeepGenerations { generations } => self.plans.retain(|plan, _| generations.contains(plan)),
             Action::ReopenLog => self.journal.reopen(),
             Action::Report(report) => self.report(&report),
@@ -213,6 +213,9 @@ impl Driver {
             Role::Http => self.sockets.for_slot(slot).map_err(|error| passing("cannot listen", &error))?,
             Role::Job => None,
         };
+        if let Some(listener) = listener {
+            self.poller.add_listener(listener);
+        }
         let birth = Birth { worker, role, slot, generation, listener, notify };
         let child = self.children.start(&mut self.spawner, &plan, birth)?;
         self.state_file.touch();
@@ -302,6 +305,7 @@ impl Driver {
                 Token::Exit(worker) => self.reap(worker),
                 Token::Notify(worker) => self.hear(worker),
                 Token::Timer => {}
+                Token::HangUp => self.revive(),
             }
         }
         self.look_for_ready();
@@ -371,6 +375,7 @@ impl Driver {
             if self.steers && self.children.get(worker).is_some_and(Child::serves_http) {
                 self.retirement.gone(self.now(), worker, &self.members());
             }
+            self.revive();
             // Before anything is said of it: whoever comes from here on shall find a worker.
             self.steer();
             self.tell_of_collision(worker);
@@ -469,6 +474,33 @@ impl Driver {
             self.collision_told = true;
             let pid = self.children.facts(dead).pid;
             self.journal.collision(self.sockets.address(), owner, pid);
+        }
+    }
+
+    fn close_slot(&mut self, slot: u32) {
+        // The listener is told to end, and nobody is to take that for a mistake.
+        if let Some(listener) = self.sockets.of_slot(slot) {
+            self.poller.remove(listener);
+        }
+        self.sockets.close_slot(slot);
+    }
+
+    /// Lets listeners listen again that a worker has shut down.
+    fn revive(&mut self) {
+        match self.sockets.revive() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(
+                    "a worker has shut its listener down, and what waited there was lost; it listens again \
+                     (a worker that leaves should close it instead)"
+                );
+                for listener in self.sockets.listeners() {
+                    self.poller.remove(listener);
+                    self.poller.add_listener(listener);
+                }
+                self.steer();
+            }
+            Err(error) => tracing::error!("a worker has shut its listener down, and it cannot listen again: {error}"),
         }
     }
 

@@ -22,6 +22,12 @@ impl Group {
         &self.members
     }
 
+    /// One has joined alone, after everybody of the last look.
+    pub(crate) fn join(&mut self, inode: u64) {
+        self.members.push(inode);
+        self.places.push(BTreeSet::from([inode]));
+    }
+
     /// Takes in a look at the group: its members in the order of their `listen` calls.
     pub(crate) fn observe(&mut self, now: &[u64]) {
         if self.members == now {

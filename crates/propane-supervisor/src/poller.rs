@@ -25,6 +25,8 @@ pub(crate) enum Token {
     Notify(WorkerId),
     /// The time is over.
     Timer,
+    /// A listener was shut down.
+    HangUp,
 }
 
 impl Token {
@@ -32,6 +34,7 @@ impl Token {
         match self {
             Self::Signal => 0,
             Self::Timer => 3,
+            Self::HangUp => 1 << 2 | 3,
             Self::Exit(worker) => worker.0 << 2 | 1,
             Self::Notify(worker) => worker.0 << 2 | 2,
         }
@@ -42,7 +45,8 @@ impl Token {
         match data & 3 {
             1 => Self::Exit(worker),
             2 => Self::Notify(worker),
-            3 => Self::Timer,
+            3 if worker.0 == 0 => Self::Timer,
+            3 => Self::HangUp,
             _ => Self::Signal,
         }
     }
@@ -68,6 +72,13 @@ impl Poller {
     /// Watches a descriptor for input.
     pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), EventFlags::IN)?)
+    }
+
+    /// Watches a listener for its end, which is told once. Whoever accepts from it is not disturbed.
+    pub(crate) fn add_listener(&self, fd: impl AsFd) {
+        let once = EventFlags::ONESHOT;
+        // One that is watched already stays so; without a watch, the end of its worker brings it to light.
+        let _ = epoll::add(&self.epoll, fd, EventData::new_u64(Token::HangUp.pack()), once);
     }
 
     /// Stops to watch. Before a descriptor is closed, because a child that has not execed yet may keep it open, and then
@@ -115,9 +126,14 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_kernel() {
-        for token in
-            [Token::Signal, Token::Exit(WorkerId(0)), Token::Notify(WorkerId(0)), Token::Exit(WorkerId(1 << 40))]
-        {
+        for token in [
+            Token::Signal,
+            Token::Timer,
+            Token::HangUp,
+            Token::Exit(WorkerId(0)),
+            Token::Notify(WorkerId(0)),
+            Token::Exit(WorkerId(1 << 40)),
+        ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

@@ -4,13 +4,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::libc;
 use propane_config::Strategy;
 use socket2::{Domain, Socket, Type};
 
+use crate::group::Group;
 use crate::procinfo;
 use crate::sockdiag;
 use crate::spawn::Identity;
@@ -76,8 +77,8 @@ enum Held {
 #[derive(Debug, Default)]
 struct Slots {
     listeners: BTreeMap<u32, Socket>,
-    /// The slots in the order of the kernel's group: `listen` appends, and when one is closed the last takes its place.
-    group: Vec<u32>,
+    /// Where they stand in the kernel's group.
+    group: Group,
     /// Who gets new connections; `None` while the kernel's own hash decides, or where it lets nobody else.
     served: Option<BTreeSet<u32>>,
     refused: bool,
@@ -89,20 +90,49 @@ impl Slots {
             Entry::Occupied(open) => Ok(open.into_mut()),
             Entry::Vacant(vacant) => {
                 let listener = listen(address, backlog)?;
-                self.group.push(slot);
+                self.group.join(inode(&listener));
                 Ok(vacant.insert(listener))
             }
         }
     }
 
+    /// Nobody uses the slot any more. Whoever still holds its listener, a descendant of a worker say, must not stay in the
+    /// group with it: connections would wait there for ever.
     fn close(&mut self, slot: u32) {
-        if self.listeners.remove(&slot).is_some()
-            && let Some(index) = self.group.iter().position(|member| *member == slot)
-        {
-            self.group.swap_remove(index);
-            // The program in force names places that have changed.
-            self.served = None;
+        let Some(listener) = self.listeners.remove(&slot) else { return };
+        self.observe();
+        if let Err(error) = listener.shutdown(Shutdown::Both) {
+            tracing::debug!("cannot shut a listener down: {error}");
         }
+        drop(listener);
+        self.observe();
+        // The program in force may name places that have changed.
+        self.served = None;
+    }
+
+    /// Lets listeners listen again that a worker has shut down for everybody. Returns whether there were any.
+    fn revive(&mut self, backlog: i32) -> io::Result<bool> {
+        let is_shut = |listener: &Socket| !listener.is_listener().unwrap_or(true);
+        if !self.listeners.values().any(is_shut) {
+            return Ok(false);
+        }
+        self.observe();
+        for listener in self.listeners.values().filter(|listener| is_shut(listener)) {
+            listener.listen(backlog)?;
+            self.group.join(inode(listener));
+        }
+        self.served = None;
+        Ok(true)
+    }
+
+    /// Takes in who is in the group: not all of them need be this manager's, or listen still.
+    fn observe(&mut self) {
+        let Some(port) = self.listeners.values().next().and_then(port) else { return };
+        let all = sockdiag::listeners(port).unwrap_or_default();
+        let own = |inode: u64| self.listeners.values().any(|listener| self::inode(listener) == inode);
+        let Some(kind) = all.iter().find(|listener| own(listener.inode)).map(|listener| listener.kind) else { return };
+        let members: Vec<u64> = all.iter().filter(|it| it.kind == kind).map(|it| it.inode).collect();
+        self.group.observe(&members);
     }
 
     /// Gives new connections to `served` slots only; to all where none is served.
@@ -110,6 +140,7 @@ impl Slots {
         if self.refused || self.served.as_ref() == Some(&served) {
             return Ok(());
         }
+        self.observe();
         let attached = self.attach(&served);
         self.refused = attached.is_err();
         self.served = Some(served);
@@ -117,16 +148,15 @@ impl Slots {
     }
 
     fn attach(&self, served: &BTreeSet<u32>) -> io::Result<()> {
-        let places = || (0u32..).zip(&self.group);
-        let mut indices: Vec<u32> =
-            places().filter(|(_, slot)| served.contains(slot)).map(|(index, _)| index).collect();
-        if indices.is_empty() {
-            indices = places().map(|(index, _)| index).collect();
-        }
-        match self.listeners.values().next() {
-            Some(member) => steering::attach(member, &indices),
-            None => Ok(()),
-        }
+        let Some(member) = self.listeners.values().next() else { return Ok(()) };
+        let of_served: BTreeSet<u64> = self
+            .listeners
+            .iter()
+            .filter(|(slot, _)| served.contains(slot))
+            .map(|(_, listener)| inode(listener))
+            .collect();
+        // Without any, the kernel's hash decides.
+        steering::attach(member, &self.group.places_of(|inode| of_served.contains(&inode)))
     }
 }
 
@@ -183,12 +213,35 @@ impl Sockets {
 
     /// The inode of the listener of a slot, as `/proc` shows it to holders.
     pub(crate) fn inode(&self, slot: u32) -> Option<u64> {
-        let listener = match &self.held {
+        self.of_slot(slot).map(inode)
+    }
+
+    /// The listener of a slot, if there is one.
+    pub(crate) fn of_slot(&self, slot: u32) -> Option<&Socket> {
+        match &self.held {
             Held::Reserved { .. } => None,
             Held::Shared(listener) => Some(listener),
             Held::Slots(slots) => slots.listeners.get(&slot),
-        };
-        listener.and_then(|listener| rustix::fs::fstat(listener).ok()).map(|stat| stat.st_ino)
+        }
+    }
+
+    /// Lets listeners listen again that a worker has shut down instead of closing them: that ends them for everybody.
+    pub(crate) fn revive(&mut self) -> io::Result<bool> {
+        let backlog = self.backlog;
+        match &mut self.held {
+            Held::Slots(slots) => slots.revive(backlog),
+            Held::Shared(listener) if !listener.is_listener()? => listener.listen(backlog).map(|()| true),
+            Held::Shared(_) | Held::Reserved { .. } => Ok(false),
+        }
+    }
+
+    /// All listeners.
+    pub(crate) fn listeners(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.held {
+            Held::Reserved { .. } => Vec::new(),
+            Held::Shared(listener) => vec![listener.as_fd()],
+            Held::Slots(slots) => slots.listeners.values().map(AsFd::as_fd).collect(),
+        }
     }
 
     /// Gives a slot's listener up.
@@ -263,6 +316,15 @@ fn listen(address: SocketAddr, backlog: i32) -> io::Result<Socket> {
     let socket = bind(address, true)?;
     socket.listen(backlog)?;
     Ok(socket)
+}
+
+/// 0, which no socket has, where the kernel does not say.
+fn inode(socket: &Socket) -> u64 {
+    rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino)
+}
+
+fn port(socket: &Socket) -> Option<u16> {
+    socket.local_addr().ok()?.as_socket().map(|address| address.port())
 }
 
 /// Runs `act` as the workers' user: the kernel groups SO_REUSEPORT sockets by the user that made them.
@@ -346,6 +408,47 @@ mod tests {
                 counts.iter_mut().zip(&served).for_each(|(count, slot)| *count += waiting(&sockets, *slot));
             }
             assert!(counts.iter().all(|count| *count > 0), "each gets some: {counts:?}");
+        }
+    }
+
+    /// How many connections can be accepted from a slot once all of `clients` have arrived somewhere.
+    fn accepted(sockets: &Sockets, slot: u32, clients: usize) -> usize {
+        let listener = sockets.of_slot(slot).unwrap().try_clone().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut count = 0;
+        while count < clients && std::time::Instant::now() < deadline {
+            count += std::iter::from_fn(|| listener.accept().ok()).count();
+        }
+        listener.set_nonblocking(false).unwrap();
+        count
+    }
+
+    #[test]
+    fn a_closed_slot_is_closed_for_everybody_who_still_holds_it() {
+        let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
+        let mut sockets = Sockets::open(address, 128, Strategy::Inherit, true, 3, None).unwrap();
+        let held = sockets.of_slot(0).unwrap().try_clone().unwrap();
+        sockets.close_slot(0);
+        assert!(!held.is_listener().unwrap());
+        sockets.steer(BTreeSet::from([2])).unwrap();
+        let clients: Vec<_> = (0..32).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(accepted(&sockets, 2, clients.len()), clients.len());
+    }
+
+    #[test]
+    fn a_listener_that_was_shut_down_listens_again_and_its_place_is_known() {
+        for (strategy, slots) in [(Strategy::Inherit, 3), (Strategy::Shared, 1)] {
+            let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
+            let mut sockets = Sockets::open(address, 128, strategy, true, slots, None).unwrap();
+            assert!(!sockets.revive().unwrap());
+            sockets.of_slot(0).unwrap().shutdown(Shutdown::Both).unwrap();
+            assert!(sockets.revive().unwrap() && !sockets.revive().unwrap());
+            for slot in 0..slots {
+                sockets.steer(BTreeSet::from([slot])).unwrap();
+                let clients: Vec<_> = (0..16).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+                assert_eq!(accepted(&sockets, slot, clients.len()), clients.len(), "slot {slot}");
+            }
         }
     }
 

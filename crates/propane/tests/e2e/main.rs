@@ -8,6 +8,7 @@ mod hygiene;
 mod jobs;
 mod kernel;
 mod lifecycle;
+mod lossless;
 mod peers;
 mod reload;
 mod running;

@@ -1,34 +1,19 @@
 //! `socketStrategy = steer`: workers that bind by themselves and know nothing of it leave without losing a connection.
 //!
-//! The worker is `testdata/workers/rude`: it closes and exits on TERM, whatever waits for it. `PROPANE_RELOADS` and
-//! `PROPANE_CLIENTS` make the load as large as one likes.
+//! The worker is `testdata/workers/rude`: it closes and exits on TERM, whatever waits for it.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use propane_load::{Failure, Load, Mode, Report};
+use propane_load::{Failure, Load, Mode};
 
+use crate::lossless::{alone, reload_under_load, reloads};
 use crate::peers::{fixture, has};
 use crate::support::{App, Manager, PATIENCE, eventually, field, get, is_alive, pid_in};
-
-fn number(variable: &str, default: u32) -> u32 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn reloads() -> u32 {
-    number("PROPANE_RELOADS", 5)
-}
-
-/// One load at a time: each takes all the machine has.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// An app whose workers are rude, and take `delay_ms` for a request.
 fn rude(strategy: &str, delay_ms: u32, settings: &str) -> App {
@@ -38,22 +23,6 @@ fn rude(strategy: &str, delay_ms: u32, settings: &str) -> App {
          workerCommand = \"python3 {} {{host}} {{port}} {delay_ms}\"; }};",
         server.display()
     ))
-}
-
-/// Reloads under load. Returns what the clients have seen.
-fn reload_under_load(manager: &Manager, address: SocketAddr, mode: Mode, reloads: u32) -> Report {
-    let _alone = alone();
-    let clients = number("PROPANE_CLIENTS", 8) as usize;
-    let load = Load::start(address, clients, mode);
-    for generation in 1..=reloads {
-        load.wait_for_more(30, PATIENCE).unwrap();
-        let end = manager.reload(generation);
-        assert!(end.contains("manager_reload_completed"), "{end}\n{}", manager.diagnostics());
-    }
-    load.wait_for_more(30, PATIENCE).unwrap();
-    let report = load.stop();
-    println!("{report}");
-    report
 }
 
 fn loses_nothing(app: &App, manager: Manager, mode: Mode) {
