@@ -19,6 +19,27 @@ pub(crate) enum IdentityError {
     /// The group is not known here.
     #[error("runAsGroup: there is no group {0:?} on this machine")]
     NoGroup(String),
+    /// Workers bind by themselves, and this port is root's.
+    #[error(
+        "runAsUser: workers that bind by themselves cannot bind port {port}, because ports below {first} are root's; \
+         put {{fd}} into workerCommand, so that the manager binds it for them, or use another port"
+    )]
+    RootsPort {
+        /// The port.
+        port: u16,
+        /// The first that everybody may bind.
+        first: u16,
+    },
+}
+
+/// What `ip_unprivileged_port_start` is unless somebody has changed it (`ip(7)`).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+/// Whether workers that run as `identity` can bind `port` by themselves.
+pub(crate) fn check_port(identity: &Identity, port: u16) -> Result<(), IdentityError> {
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first = setting.ok().and_then(|first| first.trim().parse().ok()).unwrap_or(FIRST_UNPRIVILEGED_PORT);
+    if identity.uid == 0 || port >= first { Ok(()) } else { Err(IdentityError::RootsPort { port, first }) }
 }
 
 /// Looks the names (or numbers) up. Empty names ask for nothing.

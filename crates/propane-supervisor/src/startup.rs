@@ -121,10 +121,11 @@ impl Prelude<'_> {
     fn run(&mut self) -> Result<Option<(Strategy, Option<Identity>)>, StartError> {
         let accessories = &self.resolution.config.propane_accessories;
         let identity = identity::find(&accessories.run_as_user, &accessories.run_as_group)?;
-        if !self.prepare()? {
-            return Ok(None);
+        let strategy = self.resolution.strategy;
+        if let (Some(identity), Strategy::Steer | Strategy::Reuseport) = (&identity, strategy) {
+            identity::check_port(identity, self.resolution.config.port)?;
         }
-        Ok(Some((self.resolution.strategy, identity)))
+        Ok(self.prepare()?.then_some((strategy, identity)))
     }
 
     fn prepare(&mut self) -> Result<bool, StartError> {

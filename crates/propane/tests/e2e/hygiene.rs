@@ -107,6 +107,38 @@ fn workers_can_run_as_somebody_else() {
     manager.stop();
 }
 
+/// A free port that is root's.
+fn roots_port() -> u16 {
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (600..1024).rev().find(is_free).unwrap()
+}
+
+#[test]
+fn a_port_of_roots_is_served_by_workers_that_are_nobody() {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if !nix::unistd::Uid::effective().is_root() || first.trim() != "1024" {
+        eprintln!("skipped: needs root, and ports that are root's");
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 2; runAsUser = nobody; };");
+    fs::set_permissions(app.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let port = roots_port();
+    let mut command = app.command(&[]);
+    command.args(["--port", &port.to_string()]);
+    let manager = Manager::spawn(command, ([127, 0, 0, 1], port).into());
+    manager.wait_for("event=manager_ready");
+    assert_eq!(manager.get("/").0, 200);
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string();
+    assert!(manager.children().iter().all(|pid| status_field(*pid, "Uid").starts_with(&nobody)));
+    manager.stop();
+    // Workers that bind by themselves could never have it, and are not even tried.
+    let flags = ["--worker-cmd", "./server", "--socket-strategy", "steer", "--port", &port.to_string()];
+    let (code, stdout, stderr) = app.run(&flags);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("ports below 1024 are root's; put {fd} into workerCommand"), "{stderr}");
+    assert!(!stdout.contains("worker_started"), "{stdout}");
+}
+
 #[test]
 fn secrets_of_the_command_line_are_not_in_a_workers() {
     let app = App::new("propaneAccessories = { workerCount = 1; };");

@@ -52,6 +52,27 @@ fn a_reload_replaces_everybody_and_loses_nothing() {
 }
 
 #[test]
+fn recycling_replaces_one_at_a_time_and_loses_nothing() {
+    // Every worker is too big from its first moment on, so that recycling never ends.
+    let app = App::new(
+        "propaneAccessories = { workerCount = 3; workerMaxRSSMB = 1; workerFDCheckSeconds = 1; reloadOverlapSeconds = 0; };",
+    );
+    let manager = app.start_ready(&[]);
+    let load = Load::start(app.address, 16, Mode::NewConnections);
+    manager.wait_for_nth("reason=respawn_after_max_rss", 6);
+    manager.wait_for_nth("reason=max_rss_retire", 6);
+    let report = load.stop();
+    assert_eq!(report.failures(), 0, "{report}");
+    let alive = manager.log().lines().fold((0i32, 0i32), |(now, most), line| {
+        let change =
+            i32::from(line.contains("event=worker_started")) - i32::from(line.contains("event=http_worker_stopped"));
+        (now + change, most.max(now + change))
+    });
+    assert!(alive.1 <= 4, "never more than one beyond the three: {alive:?}");
+    manager.stop();
+}
+
+#[test]
 fn a_broken_configuration_changes_nothing() {
     let app = App::new("propaneAccessories = { workerCount = 2; };");
     let manager = app.start_ready(&[]);
