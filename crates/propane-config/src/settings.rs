@@ -342,7 +342,7 @@ settings! {
         /// Seconds that a stopping worker gets to finish before it is killed.
         graceful_shutdown_seconds: u32 = "gracefulShutdownSeconds" => int(10, 1, DAY)
             .var("ARLEN_PROPANE_GRACEFUL_SHUTDOWN_SECONDS").with_legacy_alias().flag("graceful-shutdown-seconds")
-            .on_reload(Reload::Live);
+            .export(Export::Always).on_reload(Reload::Live);
         /// Milliseconds before a worker that died is replaced.
         respawn_delay_ms: u32 = "respawnDelayMs" => int(250, 0, HOUR_MS)
             .var("ARLEN_PROPANE_RESPAWN_DELAY_MS").with_legacy_alias().flag("respawn-delay-ms")

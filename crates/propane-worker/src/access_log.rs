@@ -5,9 +5,11 @@
 
 use std::io::Write as _;
 use std::process;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
 
 use crate::listener::Peer;
 use crate::settings::LogFormat;
@@ -19,6 +21,8 @@ pub(crate) struct Record {
     peer: Peer,
     method: String,
     path: String,
+    /// Only what can stand in a log as it is.
+    pub(crate) request_id: Option<HeaderValue>,
     /// None where the service failed or the client left before there was an answer.
     pub(crate) status: Option<StatusCode>,
     /// Bytes of the body that were handed over for sending.
@@ -26,16 +30,19 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn begin<B>(format: LogFormat, peer: Peer, request: &Request<B>) -> Self {
-        Self {
-            format,
-            began: Instant::now(),
-            peer,
-            method: request.method().to_string(),
-            path: request.uri().path().to_owned(),
-            status: None,
-            bytes: 0,
-        }
+    pub(crate) fn begin(format: LogFormat, peer: Peer, request: &Parts) -> Self {
+        Self { method: request.method.to_string(), path: request.uri.path().to_owned(), ..Self::new(format, peer) }
+    }
+
+    /// Of something that was refused before it was known what it asks for.
+    pub(crate) fn refused(format: LogFormat, peer: Peer, status: StatusCode, waited: Duration) -> Self {
+        let began = Instant::now().checked_sub(waited);
+        Self { status: Some(status), began: began.unwrap_or_else(Instant::now), ..Self::new(format, peer) }
+    }
+
+    fn new(format: LogFormat, peer: Peer) -> Self {
+        let (method, path) = ("-".to_owned(), "-".to_owned());
+        Self { format, began: Instant::now(), peer, method, path, request_id: None, status: None, bytes: 0 }
     }
 
     /// Writes the line. One that cannot be written is lost: a request must not fail for its log.
@@ -49,17 +56,18 @@ impl Record {
     fn line(&self, unix_ms: u128, micros: u128, pid: u32) -> String {
         let status = self.status.map_or(0, |status| status.as_u16());
         let duration_ms = micros as f64 / 1000.0;
+        let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
         match self.format {
             // `{:?}` quotes and escapes, so that no path can forge a line.
             LogFormat::Text => format!(
-                "event=request method={} path={:?} status={status} bytes={} duration_ms={duration_ms} peer={} pid={pid}\n",
+                "event=request method={} path={:?} status={status} bytes={} duration_ms={duration_ms} peer={} pid={pid} request_id={id}\n",
                 self.method, self.path, self.bytes, self.peer
             ),
             LogFormat::Json => {
                 let object = serde_json::json!({
                     "event": "request", "time_unix_ms": u64::try_from(unix_ms).unwrap_or(u64::MAX),
                     "method": self.method, "path": self.path, "status": status, "bytes": self.bytes,
-                    "duration_ms": duration_ms, "peer": self.peer.to_string(), "pid": pid,
+                    "duration_ms": duration_ms, "peer": self.peer.to_string(), "pid": pid, "request_id": id,
                 });
                 format!("{object}\n")
             }
@@ -72,8 +80,9 @@ mod tests {
     use super::*;
 
     fn record(format: LogFormat, uri: &str) -> Record {
-        let request = Request::builder().uri(uri).body(()).unwrap();
+        let (request, ()) = hyper::Request::builder().uri(uri).body(()).unwrap().into_parts();
         let mut record = Record::begin(format, Peer::Unix, &request);
+        record.request_id = Some(HeaderValue::from_static("r1"));
         record.status = Some(StatusCode::NOT_FOUND);
         record.bytes = 10;
         record
@@ -83,7 +92,7 @@ mod tests {
     fn a_text_line_shows_the_path_escaped_and_without_its_query() {
         assert_eq!(
             record(LogFormat::Text, "/a\"b?token=secret").line(0, 1500, 7),
-            "event=request method=GET path=\"/a\\\"b\" status=404 bytes=10 duration_ms=1.5 peer=unix pid=7\n"
+            "event=request method=GET path=\"/a\\\"b\" status=404 bytes=10 duration_ms=1.5 peer=unix pid=7 request_id=r1\n"
         );
     }
 
@@ -95,6 +104,7 @@ mod tests {
         assert_eq!(object["status"], 404);
         assert_eq!(object["time_unix_ms"], 12);
         assert_eq!(object["duration_ms"], 1.5);
+        assert_eq!(object["request_id"], "r1");
         assert!(line.ends_with("}\n") && line.matches('\n').count() == 1);
     }
 }

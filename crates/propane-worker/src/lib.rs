@@ -5,7 +5,7 @@
 //! # async fn run<S>(app: S) -> Result<(), Box<dyn std::error::Error>>
 //! # where
 //! #     S: tower::Service<
-//! #             hyper::Request<hyper::body::Incoming>,
+//! #             hyper::Request<propane_worker::Body>,
 //! #             Response = hyper::Response<String>,
 //! #             Error = std::convert::Infallible,
 //! #         > + Clone + Send + 'static,
@@ -21,17 +21,32 @@
 
 mod access_log;
 mod activity;
+#[cfg(feature = "axum")]
+pub mod axum;
+mod body;
+mod cluster;
 mod connection;
 pub mod embedded;
+mod endpoints;
+mod guard;
+mod identity;
 mod inherited;
 mod listener;
+mod metrics;
 mod notify;
+mod refusal;
 mod request;
 mod server;
 mod settings;
+mod shutdown;
+mod turns;
+mod upgrade;
 mod variables;
+mod worker;
 
-pub use listener::ListenError;
-pub use server::{ServeError, Server, StartError};
-pub use settings::{LogFormat, Settings, Socket};
+pub use body::{Body, BodyError};
+pub use listener::{ListenError, Peer};
+pub use server::{Listening, ServeError, Server};
+pub use settings::{Cluster, Limits, LogFormat, Observability, RequestLimits, Settings, Socket, Turns};
+pub use shutdown::Shutdown;
 pub use variables::{BadVariables, Problem};

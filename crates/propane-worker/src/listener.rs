@@ -202,10 +202,13 @@ impl From<(UnixStream, tokio::net::unix::SocketAddr)> for Accepted {
     }
 }
 
-/// Who is at the other end.
+/// Who is at the other end of a connection. Every request carries one as an extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peer {
+#[non_exhaustive]
+pub enum Peer {
+    /// The next hop: a client, or the proxy before it.
     Address(SocketAddr),
+    /// Somebody on this machine, over a UNIX socket.
     Unix,
 }
 
@@ -243,6 +246,8 @@ impl AcceptFailure {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Somebody else has them.
+    Gone,
 }
 
 macro_rules! forward {
@@ -250,6 +255,7 @@ macro_rules! forward {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
+            Stream::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
 }

@@ -7,50 +7,47 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as HttpBody, Bytes};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tower::Service;
 
 use crate::activity::Activity;
-use crate::connection::{ClientStream, Lease, drive, refuse};
+use crate::body::Body;
+use crate::connection::{ClientStream, Drain, First, Lease, close, drive, first};
 use crate::listener::{AcceptFailure, Accepted, ListenError, Listener, Opened, Queue, open};
 use crate::notify::{Notifier, State};
+use crate::refusal::Refusal;
 use crate::request::{RequestContext, respond};
-use crate::settings::Settings;
+use crate::settings::{Cluster, LONGEST_TIMEOUT, LogFormat, Settings, Socket, Turns};
 use crate::variables::BadVariables;
+use crate::worker::Worker;
 
 /// Any error of an app, as hyper takes it.
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Connections over the session limit that are told so at the same time. Each takes a descriptor for up to a second;
-/// beyond this number they are just closed, so that a flood cannot use up the descriptors of those that have a place.
-const REFUSALS: usize = 256;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How soon to try again when descriptors have run out. Nothing tells when another process has given some back.
 const EXHAUSTED_RETRY: Duration = Duration::from_millis(50);
 
-/// Why a worker did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The environment says something unusable.
-    #[error(transparent)]
-    Variables(#[from] BadVariables),
-    /// There is no socket to listen on.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-}
+/// How long before the manager's patience ends an overdue worker ends by itself, so that its end is an orderly one: a
+/// tenth of it, and no more than this.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// What hyper's HTTP/1 buffers hold at most unless they are told otherwise.
+const HYPER_BUFFER_BYTES: usize = 8192 + 4096 * 100;
 
 /// Why a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// There is no socket to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The runtime took no signal handler or no socket.
     #[error("cannot start serving: {0}")]
     Start(io::Error),
@@ -60,31 +57,136 @@ pub enum ServeError {
 }
 
 /// An HTTP/1.1 and cleartext HTTP/2 server that behaves as the manager expects of a worker.
-#[derive(Debug)]
+///
+/// It starts from the environment, and every setting can be changed before it serves.
+#[derive(Debug, Clone)]
 pub struct Server {
+    settings: Settings,
+}
+
+/// A server whose socket listens.
+#[derive(Debug)]
+pub struct Listening {
     settings: Settings,
     opened: Opened,
 }
 
+/// One setter for each setting: its documentation is the setting's own.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $kind:ty) => $($field:ident).+ $(= $wrap:expr)?;)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $value: $kind) -> Self {
+            self.settings.$($field).+ = setters!(@value $value $($wrap)?);
+            self
+        })*
+    };
+    (@value $value:ident) => { $value };
+    (@value $value:ident $wrap:expr) => { $wrap };
+}
+
 impl Server {
-    /// A server as the process environment describes it; its socket listens when this returns.
+    /// A server as the process environment describes it.
     ///
     /// # Errors
-    /// Unusable variables (all of them), or no socket.
-    pub fn from_env() -> Result<Self, StartError> {
+    /// Unusable variables, all of them at once.
+    pub fn from_env() -> Result<Self, BadVariables> {
         let lookup = |name: &str| -> Option<OsString> { std::env::var_os(name) };
-        Ok(Self::open(Settings::read(&lookup, std::process::id())?)?)
+        Settings::read(&lookup, std::process::id()).map(Self::new)
     }
 
-    /// A server with these settings; its socket listens when this returns.
+    /// A server with these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// What it would serve with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Binds this address and port (`ARLEN_HOST`, `ARLEN_PORT`), unless a socket was inherited, which has its address.
+    #[must_use]
+    pub fn address(mut self, host: impl Into<String>, port: u16) -> Self {
+        if let Socket::Bind { host: old_host, port: old_port, .. } = &mut self.settings.socket {
+            (*old_host, *old_port) = (host.into(), port);
+        }
+        self
+    }
+
+    setters! {
+        /// Where connections come from, whatever the environment says.
+        socket(socket: Socket) => socket;
+        /// [`Settings::connection_timeout`], at most a day.
+        connection_timeout(timeout: Duration) => connection_timeout = timeout.min(LONGEST_TIMEOUT);
+        /// [`Limits::http_sessions`](crate::Limits::http_sessions).
+        max_http_sessions(count: u32) => limits.http_sessions;
+        /// [`Limits::websocket_sessions`](crate::Limits::websocket_sessions).
+        max_websocket_sessions(count: u32) => limits.websocket_sessions;
+        /// [`Limits::turns`](crate::Limits::turns): requests at work and requests that wait; `None` for no limit.
+        max_requests(turns: Option<Turns>) => limits.turns;
+        /// [`RequestLimits::line_bytes`](crate::RequestLimits::line_bytes).
+        max_request_line_bytes(bytes: u32) => request_limits.line_bytes;
+        /// [`RequestLimits::head_bytes`](crate::RequestLimits::head_bytes).
+        max_head_bytes(bytes: u32) => request_limits.head_bytes;
+        /// [`RequestLimits::body_bytes`](crate::RequestLimits::body_bytes).
+        max_body_bytes(bytes: u32) => request_limits.body_bytes;
+        /// What the answers say about the cluster.
+        cluster(cluster: Cluster) => cluster;
+        /// [`Observability::endpoints`](crate::Observability::endpoints).
+        endpoints(on: bool) => observability.endpoints;
+        /// [`Observability::health_details`](crate::Observability::health_details).
+        health_details(on: bool) => observability.health_details;
+        /// [`Observability::metrics`](crate::Observability::metrics).
+        metrics(on: bool) => observability.metrics;
+        /// [`Observability::readiness_requires_startup`](crate::Observability::readiness_requires_startup).
+        readiness_requires_startup(on: bool) => observability.readiness_requires_startup;
+        /// [`Observability::readiness_requires_quorum`](crate::Observability::readiness_requires_quorum).
+        readiness_requires_quorum(on: bool) => observability.readiness_requires_quorum;
+        /// [`Observability::identity_headers`](crate::Observability::identity_headers).
+        identity_headers(on: bool) => observability.identity_headers;
+        /// [`Observability::trace_headers`](crate::Observability::trace_headers).
+        trace_headers(on: bool) => observability.trace_headers;
+        /// [`Observability::performance_headers`](crate::Observability::performance_headers).
+        performance_headers(on: bool) => observability.performance_headers;
+        /// [`Settings::notify_socket`].
+        notify_socket(address: Option<OsString>) => notify_socket;
+        /// [`Settings::watchdog`].
+        watchdog(period: Option<Duration>) => watchdog;
+        /// [`Settings::graceful_shutdown`].
+        graceful_shutdown(limit: Option<Duration>) => graceful_shutdown;
+        /// [`Settings::log_format`].
+        log_format(format: Option<LogFormat>) => log_format;
+        /// [`Settings::once`].
+        once(on: bool) => once;
+    }
+
+    /// Opens the socket, so that connections can queue up from here on.
     ///
     /// # Errors
     /// The address cannot be used or is taken, or descriptor 3 is no listening socket.
-    pub fn open(settings: Settings) -> Result<Self, ListenError> {
-        let opened = open(&settings.socket)?;
-        Ok(Self { settings, opened })
+    pub fn listen(self) -> Result<Listening, ListenError> {
+        let opened = open(&self.settings.socket)?;
+        Ok(Listening { settings: self.settings, opened })
     }
 
+    /// [`listen`](Self::listen), and then [`Listening::serve`].
+    ///
+    /// # Errors
+    /// There is no socket to listen on, or as there.
+    pub async fn serve<S, B>(self, service: S) -> Result<(), ServeError>
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.listen()?.serve(service).await
+    }
+}
+
+impl Listening {
     /// The address for people, like `http://127.0.0.1:3000`, if this worker bound it; of an inherited socket the
     /// manager has told already.
     pub fn own_url(&self) -> Option<String> {
@@ -95,7 +197,8 @@ impl Server {
     ///
     /// After the signal: nothing more is accepted (what waits in an inherited socket is the successor's; what waits in
     /// an own one is accepted first), responses carry `Connection: close`, HTTP/2 peers get GOAWAY, a connection at
-    /// rest is closed after one second, and there is no limit to what a request may take: that is the manager's to set.
+    /// rest is closed after one second, and every request's [`Shutdown`](crate::Shutdown) is requested. What is still
+    /// open when [`Settings::graceful_shutdown`] is nearly over is left open; it is closed when the process ends.
     /// Further signals change nothing.
     ///
     /// Must run inside a tokio runtime with I/O and time enabled; one thread is enough.
@@ -104,23 +207,23 @@ impl Server {
     /// The worker could not start serving; or its listening socket broke, after the connections that it had were done.
     pub async fn serve<S, B>(self, service: S) -> Result<(), ServeError>
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         // First of all, so that a TERM from here on is an orderly one.
         let mut stop = Stop::install().map_err(ServeError::Start)?;
         let notifier = Notifier::connect(self.settings.notify_socket.as_deref());
         let queue = self.opened.queue;
-        let listener = self.opened.register().map_err(ServeError::Start)?;
         let mut watchdog = Watchdog::new(&self.settings, &notifier);
         let host = Host::new(self.settings, service);
+        // Last of all: from here on it can be seen that the worker accepts, and soon after it says so itself.
+        let listener = self.opened.register().map_err(ServeError::Start)?;
 
         let ended = host.accept_until(&mut stop, &listener, &notifier, &mut watchdog).await;
-        if queue == Queue::Own && !host.settings.once {
+        if queue == Queue::Own && !host.worker.settings.once {
             host.serve_waiting(listener);
         } else {
             // Closed, never shut down: a shutdown would end the socket for everybody who holds it.
@@ -131,35 +234,25 @@ impl Server {
     }
 }
 
-/// What all connections share.
+/// What makes connections of what is accepted.
 struct Host<S> {
-    settings: Settings,
+    worker: Arc<Worker>,
+    protocols: Arc<Protocols>,
     service: S,
-    http: auto::Builder<TokioExecutor>,
-    sessions: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
     drain: watch::Sender<Option<Instant>>,
 }
 
 impl<S, B> Host<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     fn new(settings: Settings, service: S) -> Self {
-        let sessions = usize::try_from(settings.max_http_sessions).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self {
-            sessions: Arc::new(Semaphore::new(sessions)),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            drain: watch::channel(None).0,
-            http: protocols(),
-            settings,
-            service,
-        }
+        let protocols = Arc::new(Protocols::new(&settings));
+        Self { worker: Worker::new(settings), protocols, service, drain: watch::channel(None).0 }
     }
 
     async fn accept_until(
@@ -173,44 +266,45 @@ where
         let mut said_ready = false;
         loop {
             tokio::select! {
+                biased;
+                () = ready.as_mut(), if !said_ready => said_ready = true,
+                () = stop.requested() => return Ok(()),
+                () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => {
                         self.admit(accepted);
-                        if self.settings.once {
+                        if self.worker.settings.once {
                             return Ok(());
                         }
                     }
                     Err(error) => outlive(error).await?,
                 },
-                () = ready.as_mut(), if !said_ready => said_ready = true,
-                () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
-                () = stop.requested() => return Ok(()),
             }
         }
     }
 
     /// Gives a connection its place and its task, or tells it that there is no place.
     fn admit(&self, accepted: Accepted) {
+        let Accepted { stream, peer } = accepted;
+        let (place, refusal) = match self.worker.take_session() {
+            Some(place) => (Some(place), None),
+            None => (self.worker.take_refused(), Some(Refusal::HttpSessionLimit)),
+        };
+        let Some(place) = place else { return };
         let activity = Activity::new(Instant::now());
         let drain = self.drain.subscribe();
-        if let Ok(place) = Arc::clone(&self.sessions).try_acquire_owned() {
-            let lease = Lease { _place: place, _open: drain.clone() };
-            let stream = ClientStream::new(accepted.stream, Arc::clone(&activity), lease);
-            let context = RequestContext { activity, drain, log_format: self.settings.log_format, peer: accepted.peer };
-            self.spawn_connection(stream, context);
-        } else if let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() {
-            let lease = Lease { _place: place, _open: drain };
-            tokio::spawn(refuse(ClientStream::new(accepted.stream, activity, lease)));
+        let lease = Lease { _place: place, _open: drain.clone() };
+        let refuse = {
+            let (worker, activity) = (Arc::clone(&self.worker), Arc::clone(&activity));
+            Box::new(move |refusal| worker.refuse(refusal, peer, &activity))
+        };
+        let stream = ClientStream::new(stream, Arc::clone(&activity), self.worker.head_limits(), lease, refuse);
+        if refusal.is_some() {
+            tokio::spawn(close(stream, refusal));
+            return;
         }
-    }
-
-    fn spawn_connection(&self, stream: ClientStream, context: RequestContext) {
-        let (activity, drain) = (Arc::clone(&context.activity), context.drain.clone());
-        let service = self.service.clone();
-        let requests = service_fn(move |request| respond(context.clone(), service.clone(), request));
-        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(stream), requests).into_owned();
-        let patience = self.settings.connection_timeout;
-        tokio::spawn(async move { drive(connection, &activity, drain, patience).await });
+        let context = RequestContext { worker: Arc::clone(&self.worker), activity, drain, peer };
+        tokio::spawn(serve_connection(stream, context, self.service.clone(), Arc::clone(&self.protocols)));
     }
 
     /// Serves what waits in a queue that ends with this worker.
@@ -221,12 +315,15 @@ where
         }
     }
 
-    /// Lets every connection come to its end.
+    /// Lets every connection come to its end, as long as there is time.
     async fn finish(&self, notifier: &Notifier, watchdog: &mut Watchdog) {
-        self.drain.send_replace(Some(Instant::now()));
+        let began = Instant::now();
+        self.worker.shutdown.request();
+        self.drain.send_replace(Some(began));
         let mut stopping = pin!(notifier.send(State::Stopping));
         let mut said_stopping = false;
         let mut all_gone = pin!(self.drain.closed());
+        let mut time_is_up = pin!(last_moment(began, self.worker.settings.graceful_shutdown));
         loop {
             tokio::select! {
                 // Said before the end, also where everybody has gone already.
@@ -234,18 +331,75 @@ where
                 () = stopping.as_mut(), if !said_stopping => said_stopping = true,
                 () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
                 () = all_gone.as_mut() => return,
+                () = time_is_up.as_mut() => {
+                    tracing::warn!("cut at the end of the grace time: {} connections", self.drain.receiver_count());
+                    return;
+                }
             }
         }
     }
 }
 
-/// HTTP/1.1 and HTTP/2 with prior knowledge, told apart by the first bytes.
-fn protocols() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Each connection has one timer for the request head and for idling, in `activity`.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new());
-    builder
+/// Waits until the grace time is nearly over; for ever where there is none.
+async fn last_moment(began: Instant, grace: Option<Duration>) {
+    match grace {
+        Some(grace) => sleep_until(began + grace - LAST_MOMENT.min(grace / 10)).await,
+        None => pending().await,
+    }
+}
+
+/// How HTTP/1.1 and HTTP/2 with prior knowledge are spoken.
+struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    fn new(settings: &Settings) -> Self {
+        let head_bytes = settings.request_limits.head_bytes;
+        let buffer = usize::try_from(head_bytes).unwrap_or(usize::MAX).saturating_add(8192).max(HYPER_BUFFER_BYTES);
+        let mut http1 = http1::Builder::new();
+        // Each connection has one timer for the request head and for idling, in `activity`. The date is set with the
+        // other headers, because the refusals have none.
+        http1.timer(TokioTimer::new()).header_read_timeout(None).title_case_headers(true);
+        http1.auto_date_header(false).max_buf_size(buffer);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new()).auto_date_header(false).max_header_list_size(head_bytes);
+        // A peer that has vanished in the middle of a request is not waited for.
+        http2.keep_alive_interval(settings.connection_timeout).keep_alive_timeout(settings.connection_timeout);
+        Self { http1, http2 }
+    }
+}
+
+async fn serve_connection<S, B>(
+    mut stream: ClientStream,
+    context: RequestContext,
+    service: S,
+    protocols: Arc<Protocols>,
+) where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let patience = context.worker.settings.connection_timeout;
+    let mut drain: Drain = context.drain.clone();
+    let activity = Arc::clone(&context.activity);
+    let speaks = first(&mut stream, &mut drain, patience).await;
+    let requests = service_fn(move |request| respond(context.clone(), service.clone(), request));
+    match speaks {
+        First::Http1 => {
+            let connection = protocols.http1.serve_connection(TokioIo::new(stream), requests).with_upgrades();
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, &activity, drain, patience).await;
+        }
+        First::Http2 => {
+            let connection = protocols.http2.serve_connection(TokioIo::new(stream), requests);
+            drive(connection, http2::Connection::graceful_shutdown, &activity, drain, patience).await;
+        }
+        First::Refused(refusal) => close(stream, Some(refusal)).await,
+        First::Gone => close(stream, None).await,
+    }
 }
 
 /// Waits out a failed accept, or passes on that there will be no other.

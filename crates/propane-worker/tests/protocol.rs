@@ -170,31 +170,6 @@ fn over_the_session_limit_the_answer_is_the_contract_to_the_byte() {
 }
 
 #[test]
-fn a_connection_that_dawdles_is_closed_and_one_that_works_is_not() {
-    let port = propane_load::free_port();
-    let _worker = Launch::app().port(port).set("ARLEN_CONNECTION_TIMEOUT_SECONDS", "1").ready();
-    let mut working = Client::connect(local(port));
-    working.send("POST /collect HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab");
-
-    let began = Instant::now();
-    let mut silent = Client::connect(local(port));
-    let mut slow_head = Client::connect(local(port));
-    slow_head.send("GET / HTTP/1.1\r\nHost: te");
-    let mut half_preface = Client::connect(local(port));
-    half_preface.send("PRI * HT");
-    let mut idle = Client::connect(local(port));
-    assert_eq!(idle.get("/").status, 200);
-    for client in [&mut silent, &mut slow_head, &mut half_preface, &mut idle] {
-        assert_eq!(client.rest(), b"");
-    }
-    let took = began.elapsed();
-    assert!(took >= Duration::from_millis(900), "closed after {took:?}, before the timeout");
-
-    working.send("cd");
-    assert_eq!(working.answer("POST").body, "4 bytes\n", "a request that was begun has all the time it needs");
-}
-
-#[test]
 fn a_listener_that_somebody_shuts_down_ends_the_worker_with_a_reason_and_without_loss() {
     let (listener, address) = listener();
     let worker = Launch::app().inherit(listener.try_clone().unwrap()).ready();

@@ -1,6 +1,7 @@
 //! Development tasks, run as `cargo xtask TASK`.
 
 mod bench;
+mod conformance;
 mod generate;
 mod load;
 mod manager;
@@ -15,13 +16,14 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask TASK
 
-  generate  write the files that are made from the settings table (--check)
-  bench     measure what the manager costs and how fast it reacts (--help)
-  soak      reload and kill by the thousand, and look for leaks (--help)
-  scale     measure what a thousand workers cost the manager (--help)
-  load      put an HTTP load on a URL and tell every kind of failure apart (--help)
-  sim       run simulated schedules of faults against the supervisor (--help)
-  planted   check that the simulator catches mistakes planted in the supervisor
+  generate     write the files that are made from the settings table (--check)
+  bench        measure what the manager costs and how fast it reacts (--help)
+  soak         reload and kill by the thousand, and look for leaks (--help)
+  scale        measure what a thousand workers cost the manager (--help)
+  conformance  compare what a worker answers with what the contract and the standard say (--help)
+  load         put an HTTP load on a URL and tell every kind of failure apart (--help)
+  sim          run simulated schedules of faults against the supervisor (--help)
+  planted      check that the simulator catches mistakes planted in the supervisor
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     match words.next().as_deref() {
         Some("generate") => generate::run(words),
         Some("bench") => bench::run(words),
+        Some("conformance") => conformance::run(words),
         Some("load") => load::run(words),
         Some("soak") => soak::run(words),
         Some("scale") => scale::run(words),

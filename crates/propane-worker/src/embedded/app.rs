@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 
 use http_body_util::{Either, Full};
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, RANGE, SERVER, X_CONTENT_TYPE_OPTIONS};
+use hyper::body::{Body, Bytes};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tower::{Service, ServiceExt as _};
 use tower_http::services::ServeDir;
@@ -17,6 +17,8 @@ pub(super) const ROUTES: &str = "\
 GET,HEAD /healthz
 GET,HEAD /readyz
 GET,HEAD /livez
+GET,HEAD /clusterz
+GET,HEAD /metrics
 GET,HEAD /*  public/
 ";
 
@@ -25,7 +27,6 @@ const WELCOME: &str = include_str!("welcome.html");
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const WORKER_PID: HeaderName = HeaderName::from_static("x-arlen-worker-pid");
 
 type Files = ServeDir<DefaultServeDirFallback, Public>;
 type AppBody = Either<ServeFileSystemResponseBody, Full<Bytes>>;
@@ -37,14 +38,11 @@ pub(super) struct App {
     files: Option<Files>,
     /// Whether a missing page at `/` is worth an explanation.
     serve_static: bool,
-    pid: HeaderValue,
 }
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
-    /// A health endpoint, with its answer.
-    Health(&'static str),
     Files,
     NotFound,
     MethodNotAllowed,
@@ -52,9 +50,6 @@ enum Route {
 
 fn route(method: &Method, path: &str) -> Route {
     match (method, path) {
-        (&Method::GET | &Method::HEAD, "/healthz") => Route::Health("ok\n"),
-        (&Method::GET | &Method::HEAD, "/readyz") => Route::Health("ready\n"),
-        (&Method::GET | &Method::HEAD, "/livez") => Route::Health("live\n"),
         // A redirect that adds the slash to `//name` would lead to the host of that name.
         (&Method::GET | &Method::HEAD, path) if path.starts_with("//") => Route::NotFound,
         (&Method::GET | &Method::HEAD, _) => Route::Files,
@@ -63,15 +58,15 @@ fn route(method: &Method, path: &str) -> Route {
 }
 
 impl App {
-    pub(super) fn new(public: Option<Public>, serve_static: bool, pid: u32) -> Self {
+    pub(super) fn new(public: Option<Public>, serve_static: bool) -> Self {
         let files = public.map(|public| ServeDir::with_backend("", public).ignore_multi_range_requests(true));
-        Self { files, serve_static, pid: pid.into() }
+        Self { files, serve_static }
     }
 
     /// The app as a service for [`Server::serve`](crate::Server::serve).
     pub(super) fn into_service(
         self,
-    ) -> impl Service<Request<Incoming>, Response = Response<AppBody>, Error = Infallible, Future: Send> + Clone + Send
+    ) -> impl Service<Request<crate::Body>, Response = Response<AppBody>, Error = Infallible, Future: Send> + Clone + Send
     {
         tower::service_fn(move |request| self.clone().respond(request))
     }
@@ -82,21 +77,12 @@ impl App {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut response = match route(request.method(), request.uri().path()) {
-            Route::Health(answer) => self.health(answer),
             Route::Files => self.file(request).await,
             Route::NotFound => text(StatusCode::NOT_FOUND),
             Route::MethodNotAllowed => method_not_allowed(),
         };
-        let headers = response.headers_mut();
-        headers.insert(SERVER, HeaderValue::from_static("propane"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(response)
-    }
-
-    fn health(&self, answer: &'static str) -> Response<AppBody> {
-        let mut response = full(StatusCode::OK, PLAIN, answer);
-        response.headers_mut().insert(WORKER_PID, self.pid.clone());
-        response
     }
 
     async fn file<B>(self, request: Request<B>) -> Response<AppBody>
@@ -178,11 +164,7 @@ mod tests {
 
     #[test]
     fn routes_go_by_method_and_path() {
-        assert_eq!(route(&Method::GET, "/healthz"), Route::Health("ok\n"));
-        assert_eq!(route(&Method::HEAD, "/readyz"), Route::Health("ready\n"));
-        assert_eq!(route(&Method::GET, "/livez"), Route::Health("live\n"));
-        assert_eq!(route(&Method::POST, "/healthz"), Route::MethodNotAllowed);
-        assert_eq!(route(&Method::GET, "/healthz/"), Route::Files);
+        assert_eq!(route(&Method::GET, "/x"), Route::Files);
         assert_eq!(route(&Method::GET, "//evil.example"), Route::NotFound);
         assert_eq!(route(&Method::DELETE, "/x"), Route::MethodNotAllowed);
     }

@@ -13,7 +13,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::server::{ServeError, Server, StartError};
+use crate::listener::ListenError;
+use crate::server::{ServeError, Server};
 use crate::settings::{Settings, Socket};
 use crate::variables::{BadVariables, Variables};
 use app::App;
@@ -53,7 +54,7 @@ enum Failure {
     #[error(transparent)]
     Public(#[from] PublicError),
     #[error(transparent)]
-    Start(#[from] StartError),
+    Listen(#[from] ListenError),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error("cannot start the runtime: {0}")]
@@ -63,8 +64,8 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Variables(_) | Self::Start(StartError::Variables(_)) => ExitCode::from(2),
-            Self::Public(_) | Self::Start(_) | Self::Serve(_) | Self::Runtime(_) => ExitCode::from(1),
+            Self::Usage(_) | Self::Variables(_) => ExitCode::from(2),
+            Self::Public(_) | Self::Listen(_) | Self::Serve(_) | Self::Runtime(_) => ExitCode::from(1),
         }
     }
 }
@@ -90,9 +91,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
 fn serve(overrides: Overrides) -> Result<(), Failure> {
     let lookup = |name: &str| std::env::var_os(name);
     let (settings, site) = read(&lookup, std::process::id())?;
-    let app = App::new(open_public(&site)?, site.serve_static, std::process::id());
+    let app = App::new(open_public(&site)?, site.serve_static);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let server = runtime.block_on(async { Server::open(overrides.over(settings)) }).map_err(StartError::from)?;
+    let server = Server::new(overrides.over(settings)).listen()?;
     if let Some(url) = server.own_url() {
         println!("propane worker listening on {url}");
     }

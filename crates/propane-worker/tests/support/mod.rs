@@ -210,11 +210,31 @@ impl Client {
 
     pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
         Self(BufReader::new(stream))
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends, unless the other side has gone.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) {
+        let _ = self.0.get_mut().write_all(bytes);
+    }
+
+    /// Sends `piece` again and again, `most` bytes in all, until the other side refuses to take more. Gives how much
+    /// was taken.
+    pub(crate) fn send_until_refused(&mut self, piece: &[u8], most: usize) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            match self.0.get_mut().write(piece) {
+                Ok(taken) => sent += taken,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        sent
     }
 
     /// Sends a whole request, with these header lines, and reads the answer.

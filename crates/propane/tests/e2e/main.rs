@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod axum;
 mod drop_in;
 mod faults;
 mod hygiene;

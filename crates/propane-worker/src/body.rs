@@ -1,0 +1,132 @@
+//! The body of a request, as the app reads it: no longer than allowed, and not slower than a client may be.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use crate::refusal::Refusal;
+
+/// The body of a request.
+///
+/// Reading it fails if it is longer than [`RequestLimits::body_bytes`](crate::RequestLimits::body_bytes), if nothing of
+/// it arrives for [`Settings::connection_timeout`](crate::Settings::connection_timeout) although it is waited for, or if
+/// it is malformed or cut off. Whatever the app then answers, the client gets 413, 408 or 400, unless the app's answer
+/// had begun before.
+#[derive(Debug)]
+pub struct Body(Option<Box<Limited>>);
+
+#[derive(Debug)]
+struct Limited {
+    body: Incoming,
+    left: u64,
+    patience: Duration,
+    /// Runs while somebody waits for the next piece.
+    stalled: Option<Pin<Box<Sleep>>>,
+    failure: Failure,
+}
+
+/// Why a body could not be read; shared with the one who answers the request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failure(Arc<AtomicU8>);
+
+/// Why a request body cannot be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// It is longer than `ARLEN_MAX_BODY_BYTES`.
+    #[error("the request body is longer than allowed")]
+    TooLarge,
+    /// Nothing of it has arrived for `ARLEN_CONNECTION_TIMEOUT_SECONDS`.
+    #[error("nothing of the request body has arrived for too long")]
+    Stalled,
+    /// It is malformed, or its client went away.
+    #[error("the request body is broken: {0}")]
+    Broken(#[from] hyper::Error),
+}
+
+impl BodyError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::TooLarge => Refusal::PayloadTooLarge,
+            Self::Stalled => Refusal::RequestTimeout,
+            Self::Broken(_) => Refusal::BadRequest,
+        }
+    }
+}
+
+impl Failure {
+    const NONE: u8 = 0;
+
+    fn set(&self, refusal: Refusal) {
+        let number = Refusal::ALL.iter().position(|other| *other == refusal).unwrap_or(0);
+        self.0.store(u8::try_from(number + 1).unwrap_or(1), Ordering::Relaxed);
+    }
+
+    /// What its client is to be told.
+    pub(crate) fn get(&self) -> Option<Refusal> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::NONE => None,
+            number => Refusal::ALL.get(usize::from(number) - 1).copied(),
+        }
+    }
+}
+
+impl Body {
+    /// The body, and where it is said if it cannot be read; nothing where there is none to read.
+    pub(crate) fn new(body: Incoming, limit: u64, patience: Duration) -> (Self, Option<Failure>) {
+        if body.is_end_stream() {
+            return (Self(None), None);
+        }
+        let failure = Failure::default();
+        let limited = Limited { body, left: limit, patience, stalled: None, failure: failure.clone() };
+        (Self(Some(Box::new(limited))), Some(failure))
+    }
+}
+
+impl Limited {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.stalled = None;
+            return Poll::Ready(frame.map(|frame| self.count(frame?)));
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Stalled)))
+    }
+
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.left = self.left.checked_sub(length).ok_or(BodyError::TooLarge)?;
+        Ok(frame)
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(limited) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(limited.poll_frame(cx));
+        if let Some(Err(error)) = &frame {
+            limited.failure.set(error.refusal());
+            // What follows an error is not asked for, and its connection is of no more use.
+            self.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|limited| limited.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |limited| limited.body.size_hint())
+    }
+}

@@ -1,0 +1,230 @@
+//! Which request this is: the number that it goes by, and its place in a distributed trace.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::settings::Observability;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The longest number that is taken over from a client: it is repeated in an answer and in a log.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Makes numbers that no other request has: from the kernel's randomness once, and from then on by counting.
+#[derive(Debug)]
+pub(crate) struct Numbers(AtomicU64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// From the kernel. A system without randomness gives numbers that only this worker has once.
+    pub(crate) fn from_kernel() -> Self {
+        let mut seed = [0; 8];
+        let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+        Self::new(u64::from_ne_bytes(seed))
+    }
+
+    /// `SplitMix64`: a bijection, so that no two calls give the same.
+    fn next(&self) -> u64 {
+        let mut number = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ (number >> 31)
+    }
+}
+
+/// What one request is called.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identity {
+    pub(crate) request: Option<HeaderValue>,
+    trace: Option<Trace>,
+}
+
+#[derive(Debug, Clone)]
+struct Trace {
+    id: HeaderValue,
+    parent: HeaderValue,
+}
+
+impl Identity {
+    /// Reads what the client, or a proxy before it, has called the request, and makes up what it has not.
+    pub(crate) fn of(headers: &HeaderMap, wanted: Observability, numbers: &Numbers) -> Self {
+        Self {
+            request: wanted.identity_headers.then(|| request_id(headers, numbers)),
+            trace: wanted.trace_headers.then(|| Trace::of(headers, numbers)),
+        }
+    }
+
+    /// Tells the app: what the client did not say, and its own span of the trace.
+    pub(crate) fn tell_app(&self, headers: &mut HeaderMap) {
+        if let Some(id) = &self.request {
+            headers.insert(REQUEST_ID, id.clone());
+        }
+        if let Some(trace) = &self.trace {
+            headers.insert(TRACEPARENT, trace.parent.clone());
+        }
+    }
+
+    /// Tells the client, unless the app has done so in its own way.
+    pub(crate) fn tell_client(self, headers: &mut HeaderMap) {
+        if let Some(id) = self.request {
+            headers.entry(REQUEST_ID).or_insert_with(|| id.clone());
+            headers.entry(CORRELATION_ID).or_insert(id);
+        }
+        if let Some(trace) = self.trace {
+            headers.entry(TRACE_ID).or_insert(trace.id);
+            headers.entry(TRACEPARENT).or_insert(trace.parent);
+        }
+    }
+}
+
+fn request_id(headers: &HeaderMap, numbers: &Numbers) -> HeaderValue {
+    let given = [REQUEST_ID, CORRELATION_ID].iter().find_map(|name| headers.get(name).filter(|id| is_plain(id)));
+    given.cloned().unwrap_or_else(|| {
+        let mut text = [0; 32];
+        hex(numbers.next(), &mut text[..16]);
+        hex(numbers.next(), &mut text[16..]);
+        header(&text)
+    })
+}
+
+/// Only what can stand in any log as it is.
+fn is_plain(id: &HeaderValue) -> bool {
+    let bytes = id.as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID_BYTES && bytes.iter().all(plain)
+}
+
+impl Trace {
+    /// A new span of the trace that `traceparent` (W3C Trace Context) or `X-Trace-Id` names, or of a new one.
+    fn of(headers: &HeaderMap, numbers: &Numbers) -> Self {
+        let parent = headers.get(TRACEPARENT).and_then(|value| parse_traceparent(value.as_bytes()));
+        let (id, flags) = match parent {
+            Some((id, flags)) => (id, flags),
+            None => (given_trace_id(headers).unwrap_or_else(|| new_trace_id(numbers)), *b"01"),
+        };
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        text[3..35].copy_from_slice(&id);
+        hex(numbers.next().max(1), &mut text[36..52]);
+        text[53..].copy_from_slice(&flags);
+        Self { id: header(&id), parent: header(&text) }
+    }
+}
+
+fn new_trace_id(numbers: &Numbers) -> [u8; 32] {
+    let mut id = [0; 32];
+    hex(numbers.next(), &mut id[..16]);
+    hex(numbers.next().max(1), &mut id[16..]);
+    id
+}
+
+fn given_trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
+    lower_hex(headers.get(TRACE_ID)?.as_bytes())
+}
+
+/// The trace id and the flags. Versions after 00 may have more fields, which are not ours to know.
+fn parse_traceparent(text: &[u8]) -> Option<([u8; 32], [u8; 2])> {
+    let version: [u8; 2] = lower_hex_strict(text.get(..2)?)?;
+    let ends_well = if version == *b"00" { text.len() == 55 } else { matches!(text.get(55), None | Some(b'-')) };
+    let dashes = [2, 35, 52].iter().all(|at| text.get(*at) == Some(&b'-'));
+    if version == *b"ff" || !ends_well || !dashes {
+        return None;
+    }
+    let _span: [u8; 16] = lower_hex_strict(text.get(36..52)?).filter(|span| *span != [b'0'; 16])?;
+    let id = lower_hex_strict(text.get(3..35)?).filter(|id| *id != [b'0'; 32])?;
+    Some((id, lower_hex_strict(text.get(53..55)?)?))
+}
+
+fn lower_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    lower_hex_strict(&text.to_ascii_lowercase()).filter(|id| *id != [b'0'; N])
+}
+
+fn lower_hex_strict<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let digits: [u8; N] = text.try_into().ok()?;
+    digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(digits)
+}
+
+/// Sixteen digits.
+fn hex(number: u64, to: &mut [u8]) {
+    for (place, digit) in to.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place) & 15) as usize];
+    }
+}
+
+fn header(text: &[u8]) -> HeaderValue {
+    // Cannot fail, because these are digits and dashes.
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Observability = crate::settings::Observability {
+        endpoints: true,
+        health_details: true,
+        metrics: true,
+        readiness_requires_startup: false,
+        readiness_requires_quorum: false,
+        identity_headers: true,
+        trace_headers: true,
+        performance_headers: true,
+    };
+
+    fn answer(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let headers =
+            pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let identity = Identity::of(&headers.collect(), WANTED, &Numbers::new(7));
+        let mut answer = HeaderMap::new();
+        identity.tell_client(&mut answer);
+        answer
+    }
+
+    fn text(headers: &HeaderMap, name: &str) -> String {
+        headers[name].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_plain_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(text(&answer(&[("x-request-id", "a-1")]), "x-correlation-id"), "a-1");
+        assert_eq!(text(&answer(&[("x-correlation-id", "c.2")]), "x-request-id"), "c.2");
+        for bad in ["", "a b", "a\"b", "a,b", "<x>"] {
+            let id = text(&answer(&[("x-request-id", bad)]), "x-request-id");
+            assert!(id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_a_span_of_our_own() {
+        let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let answer = answer(&[("traceparent", given)]);
+        assert_eq!(text(&answer, "x-trace-id"), "4bf92f3577b34da6a3ce929d0e0e4736");
+        let parent = text(&answer, "traceparent");
+        assert!(parent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && parent.ends_with("-00"), "{parent}");
+        assert!(parent != given && parent.len() == 55);
+    }
+
+    #[test]
+    fn what_is_no_trace_begins_a_new_one() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for bad in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00",
+        ] {
+            assert_ne!(text(&answer(&[("traceparent", bad)]), "x-trace-id"), id, "{bad}");
+        }
+        assert_eq!(text(&answer(&[("x-trace-id", "4BF92F3577B34DA6A3CE929D0E0E4736")]), "x-trace-id"), id);
+    }
+}

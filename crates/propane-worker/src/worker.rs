@@ -1,0 +1,180 @@
+//! What all connections of a worker share.
+
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::access_log::Record;
+use crate::activity::Activity;
+use crate::endpoints::Known;
+use crate::guard::HeadLimits;
+use crate::identity::Numbers;
+use crate::listener::Peer;
+use crate::metrics::{Metrics, Sessions};
+use crate::refusal::{Refusal, Timings};
+use crate::settings::Settings;
+use crate::shutdown::Shutdown;
+use crate::turns::Turns;
+
+/// Connections over the session limit that are told so at the same time. Each takes a descriptor for up to a second;
+/// beyond this number they are just closed, so that a flood cannot use up the descriptors of those that have a place.
+const REFUSED_AT_ONCE: u32 = 256;
+
+/// What all connections of a worker share.
+pub(crate) struct Worker {
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) turns: Turns,
+    pub(crate) numbers: Numbers,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) cluster_headers: Vec<(HeaderName, HeaderValue)>,
+    dates: Dates,
+    sessions: Places,
+    websockets: Places,
+    refused: Places,
+    pid: u32,
+    started: Instant,
+}
+
+/// A number of things at once.
+struct Places {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Places {
+    fn new(count: u32) -> Self {
+        let all = usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(all)), all }
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    fn taken(&self) -> u64 {
+        (self.all - self.free.available_permits()) as u64
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let pid = process::id();
+        Arc::new(Self {
+            metrics: Metrics::default(),
+            turns: Turns::new(settings.limits.turns),
+            numbers: Numbers::from_kernel(),
+            shutdown: Shutdown::new(),
+            cluster_headers: settings.cluster.headers(pid),
+            dates: Dates::default(),
+            sessions: Places::new(settings.limits.http_sessions),
+            websockets: Places::new(settings.limits.websocket_sessions),
+            refused: Places::new(REFUSED_AT_ONCE),
+            pid,
+            started: Instant::now(),
+            settings,
+        })
+    }
+
+    pub(crate) fn take_session(&self) -> Option<OwnedSemaphorePermit> {
+        self.sessions.take()
+    }
+
+    pub(crate) fn take_websocket(&self) -> Option<OwnedSemaphorePermit> {
+        self.websockets.take()
+    }
+
+    /// A place among those that are told that there is none.
+    pub(crate) fn take_refused(&self) -> Option<OwnedSemaphorePermit> {
+        self.refused.take()
+    }
+
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        let limits = self.settings.request_limits;
+        let bytes = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
+        HeadLimits { line: bytes(limits.line_bytes), head: bytes(limits.head_bytes) }
+    }
+
+    /// What the endpoints tell.
+    pub(crate) fn known(&self) -> Known<'_> {
+        Known {
+            wanted: &self.settings.observability,
+            cluster: &self.settings.cluster,
+            metrics: &self.metrics,
+            sessions: Sessions { http: self.sessions.taken(), websocket: self.websockets.taken() },
+            pid: self.pid,
+            uptime: self.started.elapsed(),
+            now: SystemTime::now(),
+        }
+    }
+
+    /// The answer to a connection that hyper does not get to see, counted and logged.
+    pub(crate) fn refuse(&self, refusal: Refusal, peer: Peer, activity: &Activity) -> Vec<u8> {
+        self.metrics.refused(refusal);
+        let waited = activity.waiting_since().map(|since| since.elapsed()).unwrap_or_default();
+        if let Some(format) = self.settings.log_format {
+            Record::refused(format, peer, refusal.status(), waited).write();
+        }
+        refusal.to_bytes(self.shown(Timings { parse: waited, total: waited }))
+    }
+
+    /// Timings, where the answers are to show them.
+    pub(crate) fn shown(&self, timings: Timings) -> Option<Timings> {
+        self.settings.observability.performance_headers.then_some(timings)
+    }
+
+    /// The value of the `Date` header.
+    pub(crate) fn date(&self) -> HeaderValue {
+        self.dates.at(SystemTime::now())
+    }
+}
+
+/// The last date that was asked for: it is the same for a second.
+#[derive(Default)]
+struct Dates(Mutex<Option<(u64, HeaderValue)>>);
+
+impl Dates {
+    fn at(&self, now: SystemTime) -> HeaderValue {
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, date)) if *of == second => date.clone(),
+            _ => {
+                let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+                // Cannot fail, because a date is ASCII.
+                let date = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
+                *last = Some((second, date.clone()));
+                date
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_that_of_the_second() {
+        let dates = Dates::default();
+        let at = |millis| dates.at(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(999), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(1000), "Thu, 01 Jan 1970 00:00:01 GMT");
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let places = Places::new(1);
+        let place = places.take();
+        assert!(place.is_some() && places.take().is_none());
+        assert_eq!(places.taken(), 1);
+        drop(place);
+        assert_eq!(places.taken(), 0);
+        assert_eq!(Places::new(100_000).free.available_permits(), 100_000);
+    }
+}
