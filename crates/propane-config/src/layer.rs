@@ -12,6 +12,7 @@ use crate::inputs::Inputs;
 use crate::names;
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem};
+use crate::secrets::MASK;
 use crate::settings::{GROUPS, SETTINGS, Setting};
 use crate::source::Source;
 use crate::value::{Misfit, Value};
@@ -170,7 +171,10 @@ impl Layer {
             Ok(value) => {
                 self.leaves.insert(setting.key, Leaf { value, origin: source.origin(node.span), span: node.span });
             }
-            Err(misfit) => findings.reject(setting, self.kind, Place::in_file(source, node.span), misfit),
+            Err(misfit) => {
+                let misfit = if source.is_secret(node.span) { Misfit::new(format!("found {MASK}")) } else { misfit };
+                findings.reject(setting, self.kind, Place::in_file(source, node.span), misfit);
+            }
         }
     }
 
@@ -213,9 +217,10 @@ struct Unknown<'d> {
 
 impl Unknown<'_> {
     fn problem(&self, source: &Source<'_>) -> Problem {
+        let name = source.named(&self.entry.key, self.entry.key_span);
         let key = match self.group {
-            Some(group) => format!("{group}.{}", self.entry.key),
-            None => self.entry.key.to_string(),
+            Some(group) => format!("{group}.{name}"),
+            None => name,
         };
         let meant = self.meant.or_else(|| names::key_meant_in_group(self.group?, &self.entry.key));
         let problem = Problem::warning(Code::UnknownKey, format!("{key} is no setting and changes nothing"))
@@ -247,7 +252,8 @@ impl Findings {
         self.problems.extend(unknown.iter().take(MAX_UNKNOWN_KEYS).map(|unknown| unknown.problem(source)));
         if unknown.len() > MAX_UNKNOWN_KEYS {
             let message = format!("{} more unknown keys in {}", unknown.len() - MAX_UNKNOWN_KEYS, source.path);
-            self.problems.push(Problem::warning(Code::UnknownKey, message));
+            let more = unknown.len() - MAX_UNKNOWN_KEYS;
+            self.problems.push(Problem::warning(Code::UnknownKey, message).standing_for(more));
         }
     }
 }

@@ -286,9 +286,7 @@ impl<'a> Reader<'a> {
 
     /// Notes why an entry cannot be read, and goes on at the next one.
     fn give_up_entry(&mut self, fault: Fault) -> Read<()> {
-        // Bytes that no text holds are no slip of a hand.
-        let is_text = |span: Span| !self.text[span.start as usize..].starts_with(&[0]);
-        if fault.span.is_some_and(|span| !is_text(span)) {
+        if fault.span.is_some_and(|span| !is_text(&self.text[span.start as usize..])) {
             return Err(fault);
         }
         self.note(fault)?;
@@ -377,7 +375,7 @@ impl<'a> Reader<'a> {
                 let colon = key.ends_with(':').then_some("a dictionary is written { key = value; }");
                 Err(self.fault(
                     self.character(),
-                    &format!("expected '=' after the key {key:?}"),
+                    "expected '=' after this key",
                     "",
                     colon.or(hint(found)),
                 ))
@@ -631,6 +629,15 @@ impl<'a> Reader<'a> {
 #[expect(clippy::cast_possible_truncation, reason = "a text has at most MAX_BYTES bytes")]
 fn span(start: usize, end: usize) -> Span {
     Span { start: start as u32, end: end as u32 }
+}
+
+/// Whether what follows can be text that somebody wrote. Anything else is no slip of a hand, and nothing to read on in.
+fn is_text(rest: &[u8]) -> bool {
+    let near = &rest[..rest.len().min(64)];
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    // A character that is cut off at the end is one all the same.
+    let is_utf8 = std::str::from_utf8(near).err().is_none_or(|error| error.error_len().is_none());
+    is_utf8 && !near.iter().any(is_control)
 }
 
 /// What people who write this character usually have in mind.

@@ -37,6 +37,14 @@ pub struct Problem {
     /// The environments it is about, where several were looked at, not all have it and its place does not tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<String>,
+    /// How many it stands for, where there are too many of a kind to be told one by one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub count: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// A place and what is to be said about it there.
@@ -187,6 +195,7 @@ impl Problem {
             suggestion: None,
             related: Vec::new(),
             environments: Vec::new(),
+            count: 1,
         }
     }
 
@@ -197,6 +206,11 @@ impl Problem {
 
     pub(crate) fn also(mut self, key: &'static str) -> Self {
         self.also.push(key);
+        self
+    }
+
+    pub(crate) fn standing_for(mut self, count: usize) -> Self {
+        self.count = count;
         self
     }
 

@@ -16,9 +16,9 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
     let title = level.primary_title(one_line_of(&problem.message)).id(problem.code.as_str());
     let places = problem.place.iter().chain(&problem.related);
     let mut group = Group::with_title(title);
-    for (index, place) in places.enumerate() {
-        group =
-            group.elements(elements(place, if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context }));
+    for (index, place) in places.clone().enumerate() {
+        let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        group = group.elements(elements(place, index, kind));
     }
     // A message that ends with it need not repeat it.
     if let Some(expected) = problem.expected.as_ref().filter(|expected| !problem.message.ends_with(*expected)) {
@@ -31,7 +31,26 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
         group = group.element(Level::HELP.message(normalize_untrusted_str(suggestion)));
     }
     let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
-    renderer.render(&[group])
+    let rendered = renderer.render(&[group]);
+    places.enumerate().filter(|(_, place)| is_cut(place)).fold(rendered, |rendered, (index, place)| {
+        with_whole_position(rendered, &stand_in(index), place)
+    })
+}
+
+fn is_cut(place: &Place) -> bool {
+    place.quote.as_ref().is_some_and(|quote| quote.cut)
+}
+
+/// What is rendered in place of the path of a line that was cut: its column is that of what is left of it.
+fn stand_in(index: usize) -> String {
+    format!("\u{e000}{index}\u{e000}")
+}
+
+/// Puts the place where the line was cut out of, for `STAND-IN:LINE:COLUMN`.
+fn with_whole_position(rendered: String, stand_in: &str, place: &Place) -> String {
+    let Some((before, after)) = rendered.split_once(stand_in) else { return rendered };
+    let rest = after.trim_start_matches(|position: char| position == ':' || position.is_ascii_digit());
+    format!("{before}{}{rest}", place.origin)
 }
 
 /// One line for a log: `error: config/app.plist:5:19: port must be a whole number from 1 to 65535 (found "x")`.
@@ -53,7 +72,7 @@ pub fn one_line_of(text: &str) -> String {
     normalize_untrusted_str(&text.replace(['\n', '\r'], " "))
 }
 
-fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
+fn elements(place: &Place, index: usize, kind: AnnotationKind) -> Vec<Element<'static>> {
     let name = match &place.origin {
         Origin::File { path, .. } => path.clone(),
         other => other.to_string(),
@@ -61,8 +80,9 @@ fn elements(place: &Place, kind: AnnotationKind) -> Vec<Element<'static>> {
     let Some(quote) = &place.quote else { return unquoted(place, &name) };
     let marked = quote.start..quote.end;
     let annotation = kind.span(marked).label(place.label.clone());
-    let snippet = Snippet::source(quote.text.clone()).line_start(quote.line).path(name).annotation(annotation);
-    vec![snippet.into()]
+    let snippet = Snippet::source(quote.text.clone()).line_start(quote.line).annotation(annotation);
+    let path = if quote.cut { stand_in(index) } else { name };
+    vec![snippet.path(path).into()]
 }
 
 fn unquoted(place: &Place, name: &str) -> Vec<Element<'static>> {

@@ -236,7 +236,8 @@ struct FileLayer<'w> {
 impl<'w> FileLayer<'w> {
     fn read(kind: LayerKind, path: &'w str, read: &'w FileRead) -> Self {
         let reading = matches!(read, FileRead::Read(_)).then(|| document::examine(read.bytes()));
-        Self { kind, source: Source::new(path, read.bytes()), read, reading }
+        let is_sound = reading.as_ref().is_none_or(|reading| reading.faults.is_empty());
+        Self { kind, source: Source::new(path, read.bytes(), is_sound), read, reading }
     }
 
     /// The file's values. One that is no property list has none, but what is wrong with what could be read of it is
@@ -282,6 +283,7 @@ impl<'w> FileLayer<'w> {
             }
             RemarkKind::DuplicateKey { key, again } => {
                 let counts = Place::in_file(&self.source, Some(*again)).label("this one counts");
+                let key = self.source.named(key, Some(remark.span));
                 let message = format!("{key} is set twice in one dictionary");
                 let mut problem =
                     Problem::warning(Code::DuplicateKey, message).at(place.label("no effect")).related(counts);
@@ -300,7 +302,8 @@ impl<'w> FileLayer<'w> {
             }
             RemarkKind::AndMore(count) => {
                 let message = format!("{count} more values in {} are probably not meant as they are", self.source.path);
-                Problem::warning(Code::AndMore, message).at_origin(self.source.origin(Some(remark.span)))
+                let problem = Problem::warning(Code::AndMore, message).standing_for(*count);
+                problem.at_origin(self.source.origin(Some(remark.span)))
             }
         }
     }

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use crate::openstep_data::unescape;
+
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
@@ -36,7 +38,11 @@ pub fn has_url_user(text: &str) -> bool {
     !url_users(text.as_bytes()).is_empty()
 }
 
-/// What stands between `://` and the last `@` before the path of a URL.
+/// How far a password that holds what should have been escaped is looked for, in bytes.
+const LONGEST_UNESCAPED: usize = 512;
+
+/// What stands between `://` and the last `@` before the path of a URL. A password may hold what should have been
+/// escaped, so that a part before the path which is no host with a port reaches up to the last `@` of its word.
 fn url_users(text: &[u8]) -> Vec<Range<usize>> {
     let mut users = Vec::new();
     let mut at = 0;
@@ -44,56 +50,190 @@ fn url_users(text: &[u8]) -> Vec<Range<usize>> {
         let start = at + found + 3;
         let is_end =
             |byte: &u8| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\'' | b'\\') || byte.is_ascii_whitespace();
-        let length = text[start..].iter().position(is_end).unwrap_or(text.len() - start);
-        if let Some(sign) = text[start..start + length].iter().rposition(|byte| *byte == b'@').filter(|sign| *sign > 0)
-        {
-            users.push(start..start + sign);
-        }
+        let authority = &text[start..];
+        let authority = &authority[..authority.iter().position(is_end).unwrap_or(authority.len())];
+        let user = last_sign(authority).or_else(|| {
+            if may_be_host(authority) {
+                return None;
+            }
+            let word = text[start..].iter().take(LONGEST_UNESCAPED).take_while(|byte| !byte.is_ascii_whitespace());
+            last_sign(&text[start..start + word.count()])
+        });
+        users.extend(user.map(|length| start..start + length));
         at = start;
     }
     users
 }
 
-/// Everything secret in the text of a property list: the values of secret keys and the users of URLs.
-pub(crate) fn secret_spans(text: &[u8]) -> Vec<Range<usize>> {
-    let mut spans = url_users(text);
-    let mut words = Words { text, at: 0 };
-    let mut key: &[u8] = b"";
-    while let Some(word) = words.next() {
-        // A colon is no separator here, but people who bring JSON or YAML write one.
-        let word = &text[word];
-        let before = word.strip_suffix(b":").filter(|before| !before.is_empty());
-        let is_separator = matches!(word, b"=" | b":") || before.is_some();
-        if is_separator && is_secret_key(&String::from_utf8_lossy(before.unwrap_or(key))) {
-            spans.extend(words.value());
-        } else {
-            key = word.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(word);
-        }
-    }
-    spans
+fn last_sign(text: &[u8]) -> Option<usize> {
+    text.iter().rposition(|byte| *byte == b'@').filter(|sign| *sign > 0)
 }
 
-/// Words, quoted texts and single symbols, in text that need not be a sound property list. Comments are read like
-/// everything else, because they hold what was commented out.
+/// Whether this can be a host, with or without a port: what follows its first colon is a number, or it is an IPv6
+/// address in brackets.
+fn may_be_host(authority: &[u8]) -> bool {
+    let after_colon = authority.splitn(2, |byte| *byte == b':').nth(1);
+    authority.starts_with(b"[") || after_colon.is_none_or(|port| port.iter().all(u8::is_ascii_digit))
+}
+
+/// What is secret in a text.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    /// Each of them, by where it starts.
+    pub(crate) each: Vec<Range<usize>>,
+    /// What they cover together, without overlaps.
+    covered: Vec<Range<usize>>,
+}
+
+impl Secrets {
+    /// Everything secret in the text of a property list: the values of secret keys and the users of URLs.
+    ///
+    /// Where the text is not sound, nobody knows where its quotes and comments end. It is read in all ways that it could
+    /// be meant, and what is secret in one of them is secret.
+    pub(crate) fn of(text: &[u8], is_sound: bool) -> Self {
+        let mut each = url_users(text);
+        each.extend(xml_values(text));
+        let quotes: &[_] = if is_sound { &[Quotes::Pair] } else { &[Quotes::Pair, Quotes::PairOnLine, Quotes::Nothing] };
+        for quotes in quotes {
+            for skips_comments in [false, true] {
+                Words { text, at: 0, skips_comments, quotes: *quotes, line_end: 0, secrets: &mut each }.find();
+            }
+        }
+        each.sort_unstable_by_key(|secret| (secret.start, secret.end));
+        each.dedup();
+        let mut covered = Vec::<Range<usize>>::new();
+        for secret in &each {
+            match covered.last_mut() {
+                Some(last) if secret.start <= last.end => last.end = last.end.max(secret.end),
+                _ => covered.push(secret.clone()),
+            }
+        }
+        Self { each, covered }
+    }
+
+    /// What of them lies in a part of the text.
+    pub(crate) fn covered(&self, part: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let first = self.covered.partition_point(|secret| secret.end <= part.start);
+        let within = self.covered[first..].iter().take_while(move |secret| secret.start < part.end);
+        within.map(move |secret| secret.start.max(part.start)..secret.end.min(part.end))
+    }
+
+    /// Those that start in a part of the text.
+    pub(crate) fn starting(&self, part: &Range<usize>) -> &[Range<usize>] {
+        let at = |place: usize| self.each.partition_point(|secret| secret.start < place);
+        &self.each[at(part.start)..at(part.end)]
+    }
+}
+
+/// Everything after an XML key that is secret: a file of tags that was not recognised as one is quoted like any other.
+fn xml_values(text: &[u8]) -> Option<Range<usize>> {
+    let mut at = 0;
+    while let Some(found) = text[at..].windows(5).position(|five| five == b"<key>") {
+        let start = at + found + 5;
+        let end = start + text[start..].iter().position(|byte| *byte == b'<')?;
+        if is_secret_key(String::from_utf8_lossy(&text[start..end]).trim()) {
+            return Some(end..text.len());
+        }
+        at = end;
+    }
+    None
+}
+
+/// Words, quoted texts and single symbols, in text that need not be a sound property list.
 struct Words<'a> {
     text: &'a [u8],
     at: usize,
+    /// Comments are no words. Otherwise they are read like everything else, because they hold what was commented out.
+    skips_comments: bool,
+    quotes: Quotes,
+    /// The end of the line that is secret up to there.
+    line_end: usize,
+    /// What was found.
+    secrets: &'a mut Vec<Range<usize>>,
+}
+
+/// What double quotes mean.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    /// Two of them enclose a text.
+    Pair,
+    /// The same, but only on one line: further up or down one was forgotten.
+    PairOnLine,
+    /// No more than spaces, because any of them may be one too many. Then a secret reaches to the end of its line.
+    Nothing,
 }
 
 impl Words<'_> {
-    fn next(&mut self) -> Option<Range<usize>> {
-        let is_symbol = |byte: u8| matches!(byte, b'=' | b';' | b'{' | b'}' | b'(' | b')' | b',' | b'"');
-        let space = self.text[self.at..].iter().position(|byte| !byte.is_ascii_whitespace())?;
-        let start = self.at + space;
-        self.at = match self.text[start] {
-            b'"' => self.end_of_quoted(start),
-            byte if is_symbol(byte) => start + 1,
-            _ => {
-                let ends = |byte: &u8| is_symbol(*byte) || byte.is_ascii_whitespace();
-                self.text[start..].iter().position(ends).map_or(self.text.len(), |length| start + length)
+    fn find(mut self) {
+        let text = self.text;
+        let mut key: &[u8] = b"";
+        while let Some(range) = self.next() {
+            let word = &text[range.clone()];
+            let is_symbol = matches!(word, b"{" | b"}" | b"(" | b")" | b";" | b"," | b"=" | b":");
+            // A colon is no separator here, but people who bring JSON or YAML write one.
+            let colon = word.iter().position(|byte| *byte == b':').filter(|at| *at > 0 && !word.starts_with(b"\""));
+            if self.quotes == Quotes::Nothing && is_secret(word) {
+                self.add_line(range.end);
             }
+            if matches!(word, b"=" | b":") && is_secret(key) {
+                self.add_value();
+            } else if let Some(colon) = colon.filter(|colon| is_secret(&word[..*colon])) {
+                let rest = range.start + colon + 1..range.end;
+                self.secrets.extend((!rest.is_empty()).then_some(rest));
+                self.add_value();
+            } else if self.skips_comments && !is_symbol && is_secret(key) {
+                // The sign between key and value is missing. In a comment that would be any two words.
+                self.secrets.push(range);
+            }
+            key = word;
+        }
+    }
+
+    /// The rest of the line, without the signs that it starts with.
+    fn add_line(&mut self, start: usize) {
+        if start < self.line_end {
+            return;
+        }
+        let rest = &self.text[start..];
+        let line = rest.iter().position(|byte| *byte == b'\n');
+        self.line_end = line.map_or(self.text.len(), |length| start + length);
+        let signs = rest.iter().take_while(|byte| matches!(byte, b' ' | b'=' | b'"' | b':')).count();
+        if start + signs < self.line_end {
+            self.secrets.push(start + signs..self.line_end);
+        }
+    }
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.skip_space();
+        let start = self.at;
+        let first = *self.text.get(start)?;
+        let is_symbol = |byte: u8| matches!(byte, b'=' | b';' | b'{' | b'}' | b'(' | b')' | b',' | b'"');
+        let ends = |byte: &u8| is_symbol(*byte) || byte.is_ascii_whitespace();
+        let bare = || self.text[start..].iter().position(ends).map_or(self.text.len(), |length| start + length);
+        self.at = match first {
+            b'"' => self.end_of_quoted(start),
+            b'\'' => self.end_of_single_quoted(start).unwrap_or_else(bare),
+            byte if is_symbol(byte) => start + 1,
+            _ => bare(),
         };
         Some(start..self.at)
+    }
+
+    fn skip_space(&mut self) {
+        loop {
+            let rest = &self.text[self.at..];
+            let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'"' && self.quotes == Quotes::Nothing;
+            let space = rest.iter().position(|byte| !is_space(byte)).unwrap_or(rest.len());
+            self.at += space;
+            let end: &[u8] = match &rest[space..] {
+                [b'/', b'/', ..] if self.skips_comments => b"\n",
+                [b'/', b'*', ..] if self.skips_comments => b"*/",
+                _ => return,
+            };
+            let comment = &self.text[self.at + 2..];
+            let length = comment.windows(end.len()).position(|window| window == end);
+            self.at = length.map_or(self.text.len(), |length| self.at + 2 + length + end.len());
+        }
     }
 
     fn end_of_quoted(&self, start: usize) -> usize {
@@ -101,6 +241,7 @@ impl Words<'_> {
         while let Some(byte) = self.text.get(at) {
             match byte {
                 b'"' => return at + 1,
+                b'\n' if self.quotes == Quotes::PairOnLine => return at,
                 b'\\' => at += 2,
                 _ => at += 1,
             }
@@ -108,27 +249,50 @@ impl Words<'_> {
         self.text.len()
     }
 
+    /// Where the text in single quotes ends, which many write. It has to end on its line.
+    fn end_of_single_quoted(&self, start: usize) -> Option<usize> {
+        let rest = &self.text[start + 1..];
+        let length = rest.iter().position(|byte| matches!(byte, b'\'' | b'\n'))?;
+        (rest[length] == b'\'').then_some(start + 1 + length + 1)
+    }
+
     /// All words of the value that starts here: up to the `;` that ends it, the end of what it stands in, or, where the
     /// `;` was forgotten, the next key that starts a line.
-    fn value(&mut self) -> Vec<Range<usize>> {
-        let (mut spans, mut depth) = (Vec::<Range<usize>>::new(), 0_usize);
+    fn add_value(&mut self) {
+        let (mut last, mut words, mut depth) = (None::<Range<usize>>, 0_usize, 0_usize);
         loop {
             let before = self.at;
-            let Some(word) = self.next() else { return spans };
+            let Some(word) = self.next() else { break };
             match &self.text[word.clone()] {
                 b"{" | b"(" => depth += 1,
                 b"}" | b")" if depth > 0 => depth -= 1,
                 b"}" | b")" | b";" if depth == 0 => {
                     self.at = before;
-                    return spans;
+                    break;
                 }
-                b"=" if depth == 0 && spans.len() > 1 && spans.last().is_some_and(|word| self.starts_line(word)) => {
-                    self.at = spans.pop().map_or(before, |key| key.start);
-                    return spans;
+                b"=" if depth == 0 && words > 1 && last.as_ref().is_some_and(|word| self.starts_line(word)) => {
+                    self.at = last.take().map_or(before, |key| key.start);
+                    break;
                 }
                 b"=" | b";" | b"," => {}
-                _ => spans.push(word),
+                _ => {
+                    words += 1;
+                    let previous = last.replace(word);
+                    self.add_word(previous);
+                }
             }
+        }
+        self.add_word(last);
+    }
+
+    /// Words with nothing but space between them are one secret.
+    fn add_word(&mut self, word: Option<Range<usize>>) {
+        let Some(word) = word else { return };
+        match self.secrets.last_mut() {
+            Some(last) if last.end < word.start && self.text[last.end..word.start].trim_ascii().is_empty() => {
+                last.end = word.end;
+            }
+            _ => self.secrets.push(word),
         }
     }
 
@@ -136,6 +300,14 @@ impl Words<'_> {
         let before = self.text[..word.start].iter().rev();
         before.take_while(|byte| byte.is_ascii_whitespace()).any(|byte| *byte == b'\n')
     }
+}
+
+/// Whether a word of the text is a secret key, however it is quoted and escaped.
+fn is_secret(word: &[u8]) -> bool {
+    let word = word.strip_prefix(b"\"").map_or(word, |rest| rest.strip_suffix(b"\"").unwrap_or(rest));
+    let word = word.strip_prefix(b"'").map_or(word, |rest| rest.strip_suffix(b"'").unwrap_or(rest));
+    let text = String::from_utf8_lossy(word);
+    is_secret_key(&text) || text.contains('\\') && unescape(&text).is_ok_and(|(text, _)| is_secret_key(&text))
 }
 
 /// The same tree with every secret in it masked, and whether there was one.
@@ -172,9 +344,9 @@ mod tests {
     use super::*;
 
     /// The text with everything secret in it overwritten.
-    fn overwritten(text: &str) -> String {
+    fn overwritten(text: &str, is_sound: bool) -> String {
         let mut bytes = text.as_bytes().to_vec();
-        secret_spans(text.as_bytes()).into_iter().flatten().for_each(|at| bytes[at] = b'*');
+        Secrets::of(text.as_bytes(), is_sound).covered(0..text.len()).for_each(|secret| bytes[secret].fill(b'*'));
         String::from_utf8(bytes).expect("only whole words are overwritten")
     }
 
@@ -185,16 +357,42 @@ mod tests {
             ("{ \"apiToken\" = \"a;b\"; x = 1; }", "{ \"apiToken\" = *****; x = 1; }"),
             ("// password = abc;", "// password = ***;"),
             ("password = abc\n  port = 1;", "password = ***\n  port = 1;"),
-            ("password = a b=c; port = 1;", "password = * *=*; port = 1;"),
+            ("password = a b=c; port = 1;", "password = ***=*; port = 1;"),
             ("password = a== ; port = 1;", "password = *== ; port = 1;"),
-            ("{\"secret\": \"abc\", \"port\": 1}", "{\"secret\": *****, ******* *}"),
+            ("{\"secret\": \"abc\", \"port\": 1}", "{\"secret\": *****, *********}"),
             ("secret: abc", "secret: ***"),
             ("secret = { a = (b, c); }; d = e;", "secret = { * = (*, *); }; d = e;"),
             ("secret = \"never closed", "secret = *************"),
             ("url = \"redis://me:pw@host/0\";", "url = \"redis://*****@host/0\";"),
             ("secretary = abc; tokens = 2;", "secretary = abc; tokens = 2;"),
+            // Keys as they can be written.
+            ("\"pass\\U0077ord\" = abc;", "\"pass\\U0077ord\" = ***;"),
+            ("\"db.apiToken\" = abc;", "\"db.apiToken\" = ***;"),
+            // Comments before, in and after the value.
+            ("password /* x */ = abc;", "password /* x */ = ***;"),
+            ("password = // not; this\n  abc;", "password = ******; this\n  ***;"),
+            ("name = a; // the secret must be set\nport = 1;", "name = a; // the secret must be set\nport = 1;"),
+            // Signs that are missing or others.
+            ("password abc; port = 1;", "password ***; port = 1;"),
+            ("password == abc; port = 1;", "password == ***; port = 1;"),
+            ("password := abc; port = 1;", "password := ***; port = 1;"),
+            ("password:abc; port = 1;", "password:***; port = 1;"),
+            ("password = 'a b; c'; port = 1;", "password = ********; port = 1;"),
+            ("password = \"a\nb\"; port = 1;", "password = *****; port = 1;"),
+            ("<dict><key>password</key><string>a", "<dict><key>password***************"),
         ] {
-            assert_eq!(overwritten(text), shown);
+            assert_eq!(overwritten(text, true), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quote_too_few_or_too_many_uncovers_nothing() {
+        for (text, shown) in [
+            ("host = \"x;\n  password = \"abc\";\nport = 1;", "host = \"x;\n  password = ******\nport = 1;"),
+            ("\"password = x abc; port = 1;\nport = 1;", "\"password = ****************\nport = 1;"),
+            ("\"password = \"a;abc\";\nport = 1;", "\"password = \"*******\nport = 1;"),
+        ] {
+            assert_eq!(overwritten(text, false), shown, "{text}");
         }
     }
 
@@ -205,6 +403,12 @@ mod tests {
             "a postgres://***@h/d b https://h/?q=a@b"
         );
         assert_eq!(mask_url_users("redis://:p@ss@h"), "redis://***@h", "up to the last @");
+        for unescaped in ["redis://me:p/w@h", "redis://me:p?w#@h", "redis://me:p\"w@h", "redis://me:p\\w@h"] {
+            assert_eq!(mask_url_users(unescaped), "redis://***@h", "{unescaped}");
+        }
+        for host in ["http://h:80/a@b", "http://[::1]:80/a@b", "http://h/a@b", "http://h:80 a@b"] {
+            assert_eq!(mask_url_users(host), host);
+        }
         assert!(!has_url_user("mail me@example.org, see http://example.org/"));
     }
 

@@ -7,10 +7,19 @@ use serde::Serialize;
 
 use crate::document::Span;
 use crate::origin::{Origin, Position};
-use crate::secrets::secret_spans;
+use crate::secrets::{MASK, Secrets};
 
-/// A line this long is not quoted: it was not written by hand, and its column says where to look.
+/// A longer line is cut around what is meant, in bytes.
 const LONGEST_QUOTE: usize = 400;
+/// What of a cut line stands before and after what is meant, and of that itself, in bytes.
+const CONTEXT: usize = 60;
+/// The most characters of a key that a message names.
+const LONGEST_NAME: usize = 100;
+/// What stands where a line was cut.
+const CUT: &str = "…";
+
+/// A shorter secret is not looked for elsewhere on its line: it would be found in innocent words.
+const SHORTEST_COPY: usize = 6;
 
 /// Bytes between two entries of the table that counts characters: columns of a file on one line must stay cheap.
 const BLOCK: usize = 256;
@@ -24,7 +33,9 @@ pub(crate) struct Source<'a> {
     line_starts: Vec<usize>,
     /// Characters before each block.
     characters: Vec<usize>,
-    secrets: OnceCell<Vec<Range<usize>>>,
+    /// Whether the text is a property list.
+    is_sound: bool,
+    secrets: OnceCell<Secrets>,
 }
 
 /// One source line around a problem, secrets already masked.
@@ -38,10 +49,13 @@ pub struct Quote {
     pub start: usize,
     /// The end of that.
     pub end: usize,
+    /// Whether the line goes on beyond `text`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(path: &'a str, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(path: &'a str, bytes: &'a [u8], is_sound: bool) -> Self {
         let text = crate::document::without_bom(bytes);
         let breaks = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
         let characters = text.chunks(BLOCK).scan(0, |sum, block| {
@@ -54,6 +68,7 @@ impl<'a> Source<'a> {
             text,
             line_starts: std::iter::once(0).chain(breaks).collect(),
             characters: characters.collect(),
+            is_sound,
             secrets: OnceCell::new(),
         }
     }
@@ -80,23 +95,66 @@ impl<'a> Source<'a> {
         (line, self.line_starts[line - 1])
     }
 
+    fn secrets(&self) -> &Secrets {
+        self.secrets.get_or_init(|| Secrets::of(self.text, self.is_sound))
+    }
+
+    /// Whether what stands at `span` is or holds a secret. In a file that is not sound, anything may be read as a key.
+    pub(crate) fn is_secret(&self, span: Option<Span>) -> bool {
+        let Some(span) = span else { return false };
+        self.secrets().covered(span.start as usize..span.end as usize).next().is_some()
+    }
+
+    /// A key, to be named in a message.
+    pub(crate) fn named(&self, key: &str, span: Option<Span>) -> String {
+        match key.char_indices().nth(LONGEST_NAME) {
+            _ if self.is_secret(span) => MASK.to_owned(),
+            Some((end, _)) => format!("{}{CUT}", &key[..end]),
+            None => key.to_owned(),
+        }
+    }
+
     /// The line of `span`, or of its first line where it has several.
     pub(crate) fn quote(&self, span: Option<Span>) -> Option<Quote> {
         let span = span?;
         let (line, start) = self.line_of(span);
         let end = self.line_starts.get(line).map_or(self.text.len(), |next| next - 1);
         let end = end - usize::from(self.text[start..end].ends_with(b"\r"));
-        if end - start > LONGEST_QUOTE {
-            return None;
-        }
+        let (whole, meant) = (start..end, (span.start as usize).clamp(start, end)..(span.end as usize).clamp(start, end));
+        let Range { start, end } = if whole.len() > LONGEST_QUOTE { self.cut(&whole, &meant) } else { whole.clone() };
         let mut bytes = self.text[start..end].to_vec();
-        for secret in self.secrets.get_or_init(|| secret_spans(self.text)) {
-            for at in secret.start.max(start)..secret.end.min(end) {
-                bytes[at - start] = b'*';
-            }
+        for secret in self.secrets().covered(start..end) {
+            bytes[secret.start - start..secret.end - start].fill(b'*');
         }
-        let within = |at: u32| (at as usize).clamp(start, end) - start;
-        Some(Quote::of(line, &bytes, within(span.start), within(span.end)))
+        for secret in self.secrets().starting(&(start..end)) {
+            overwrite_copies(&mut bytes, &self.text[secret.clone()]);
+        }
+        let within = |at: usize| at.clamp(start, end) - start;
+        let quote = Quote::of(line, &bytes, within(meant.start), within(meant.end));
+        Some(quote.between(start > whole.start, end < whole.end))
+    }
+
+    /// The part of a long line that is shown.
+    fn cut(&self, line: &Range<usize>, meant: &Range<usize>) -> Range<usize> {
+        let start = meant.start.saturating_sub(CONTEXT).max(line.start);
+        let end = (meant.end.min(meant.start + CONTEXT) + CONTEXT).min(line.end);
+        let is_inside = |at: &usize| self.text.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+        // Whole characters: four bytes at most.
+        let start = (start..meant.start).find(|at| !is_inside(at)).unwrap_or(start);
+        start..(end..line.end).find(|at| !is_inside(at)).unwrap_or(end)
+    }
+}
+
+/// Overwrites the same secret elsewhere on the line: in a comment that says what it was, or under another key.
+fn overwrite_copies(line: &mut [u8], secret: &[u8]) {
+    let secret = secret.strip_prefix(b"\"").map_or(secret, |rest| rest.strip_suffix(b"\"").unwrap_or(rest));
+    if !(SHORTEST_COPY..=line.len()).contains(&secret.len()) {
+        return;
+    }
+    for at in 0..=line.len() - secret.len() {
+        if line[at..].starts_with(secret) {
+            line[at..at + secret.len()].fill(b'*');
+        }
     }
 }
 
@@ -111,6 +169,18 @@ impl Quote {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (before, marked, after) = (text(&bytes[..start]), text(&bytes[start..end]), text(&bytes[end..]));
         let (start, end) = (before.len(), before.len() + marked.len());
-        Self { line, text: before + &marked + &after, start, end }
+        Self { line, text: before + &marked + &after, start, end, cut: false }
+    }
+
+    /// The same with signs where the line was cut.
+    fn between(mut self, before: bool, after: bool) -> Self {
+        if before {
+            self.text.insert_str(0, CUT);
+            (self.start, self.end) = (self.start + CUT.len(), self.end + CUT.len());
+        }
+        if after {
+            self.text.push_str(CUT);
+        }
+        Self { cut: before || after, ..self }
     }
 }

@@ -189,7 +189,7 @@ impl Misfit {
     }
 
     fn found(text: &str) -> Self {
-        Self::new(format!("found {}", mask_url_users(&shorten(text))))
+        Self::new(format!("found {}", shorten(&mask_url_users(text))))
     }
 
     fn type_of(content: &Content<'_>) -> Self {

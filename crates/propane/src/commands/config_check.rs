@@ -131,8 +131,8 @@ fn count(sweep: &Sweep) -> String {
 }
 
 fn counts(sweep: &Sweep) -> (usize, usize) {
-    let errors = sweep.problems.iter().filter(|problem| problem.is_error()).count();
-    (errors, sweep.problems.len() - errors)
+    let count = |severity| sweep.problems.iter().filter(|it| it.severity == severity).map(|it| it.count).sum();
+    (count(Severity::Error), count(Severity::Warning))
 }
 
 fn plural(count: usize, noun: &str) -> String {
