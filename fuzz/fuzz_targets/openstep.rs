@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use propane_config::document::{Content, Node, Span, read};
+use propane_config::document::{Content, Node, Reading, Span, examine};
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     // Other forms have a target of their own.
@@ -12,16 +12,16 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     if bytes.starts_with(b"bplist00") || [b"<?xml".as_slice(), b"<!DOCTYPE", b"<plist"].iter().any(is_foreign) {
         return Corpus::Reject;
     }
-    match read(bytes) {
-        Ok(document) => {
-            document.remarks.iter().for_each(|remark| check_span(remark.span, text));
-            check(&document.root, text, 0);
-        }
-        Err(fault) => {
-            check_span(fault.span.expect("a fault of a text has its place"), text);
-            fault.found.into_iter().for_each(|found| check_span(found, text));
-            assert!(!fault.message.is_empty());
-        }
+    let Reading { document, faults } = examine(bytes);
+    assert!(document.is_some() || !faults.is_empty());
+    for fault in faults {
+        check_span(fault.span.expect("a fault of a text has its place"), text);
+        fault.found.into_iter().for_each(|found| check_span(found, text));
+        assert!(!fault.message.is_empty());
+    }
+    if let Some(document) = document {
+        document.remarks.iter().for_each(|remark| check_span(remark.span, text));
+        check(&document.root, text, 0);
     }
     Corpus::Keep
 });

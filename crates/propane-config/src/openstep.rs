@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
                 b'\n' if depth == 0 && self.starts_entry(self.at + 1) => return,
                 _ => {}
             }
-            self.at += 1;
+            self.at = self.text.len().min(self.at + 1);
             if byte == b';' && depth == 0 {
                 return;
             }
@@ -373,12 +373,7 @@ impl<'a> Reader<'a> {
             Some(b'}' | b')' | b';') if key.is_empty() => Err(self.unexpected(self.character(), "a key")),
             Some(found) => {
                 let colon = key.ends_with(':').then_some("a dictionary is written { key = value; }");
-                Err(self.fault(
-                    self.character(),
-                    "expected '=' after this key",
-                    "",
-                    colon.or(hint(found)),
-                ))
+                Err(self.fault(self.character(), "expected '=' after this key", "", colon.or(hint(found))))
             }
         }
     }

@@ -32,9 +32,10 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
     }
     let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
     let rendered = renderer.render(&[group]);
-    places.enumerate().filter(|(_, place)| is_cut(place)).fold(rendered, |rendered, (index, place)| {
-        with_whole_position(rendered, &stand_in(index), place)
-    })
+    places
+        .enumerate()
+        .filter(|(_, place)| is_cut(place))
+        .fold(rendered, |rendered, (index, place)| with_whole_position(rendered, &stand_in(index), place))
 }
 
 fn is_cut(place: &Place) -> bool {

@@ -93,7 +93,8 @@ impl Secrets {
     pub(crate) fn of(text: &[u8], is_sound: bool) -> Self {
         let mut each = url_users(text);
         each.extend(xml_values(text));
-        let quotes: &[_] = if is_sound { &[Quotes::Pair] } else { &[Quotes::Pair, Quotes::PairOnLine, Quotes::Nothing] };
+        let quotes: &[_] =
+            if is_sound { &[Quotes::Pair] } else { &[Quotes::Pair, Quotes::PairOnLine, Quotes::Nothing] };
         for quotes in quotes {
             for skips_comments in [false, true] {
                 Words { text, at: 0, skips_comments, quotes: *quotes, line_end: 0, secrets: &mut each }.find();

@@ -120,7 +120,8 @@ impl<'a> Source<'a> {
         let (line, start) = self.line_of(span);
         let end = self.line_starts.get(line).map_or(self.text.len(), |next| next - 1);
         let end = end - usize::from(self.text[start..end].ends_with(b"\r"));
-        let (whole, meant) = (start..end, (span.start as usize).clamp(start, end)..(span.end as usize).clamp(start, end));
+        let (whole, meant) =
+            (start..end, (span.start as usize).clamp(start, end)..(span.end as usize).clamp(start, end));
         let Range { start, end } = if whole.len() > LONGEST_QUOTE { self.cut(&whole, &meant) } else { whole.clone() };
         let mut bytes = self.text[start..end].to_vec();
         for secret in self.secrets().covered(start..end) {

@@ -86,6 +86,7 @@ fn every_kind_of_mistake_is_told_once_and_at_its_place() {
         ("{ port = x; /* never closed", &["app 1:10 type", "app 1:13 syntax"]),
         ("{ port = x; }; ", &["app 1:10 type", "app 1:14 syntax"]),
         ("{ port = x; } }", &["app 1:10 type", "app 1:15 syntax"]),
+        ("{ a = 'b \"c", &["app 1:7 syntax"]),
         // What is no property list is one mistake.
         ("port: 3000\nhost: x\n", &["app 1:7 syntax"]),
         ("{\n  \"port\": 3000,\n  \"host\": \"x\"\n}\n", &["app 2:9 syntax"]),

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use propane_config::document::{Content, Node, read};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use propane_config::document::{Content, Node, Reading, Span, examine, read};
 use propane_config::openstep;
 use proptest::prelude::*;
 
@@ -63,19 +66,80 @@ fn nodes<'n>(node: &'n Node<'n>, visit: &mut impl FnMut(&'n Node<'n>)) {
     }
 }
 
+/// What the fuzz target of the reader asserts, too: there is a document or a fault, and all that is pointed at is there.
+fn check_reading(bytes: &[u8]) {
+    let length = u32::try_from(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).len()).unwrap();
+    let is_inside = |span: Option<Span>| span.is_none_or(|span| span.start <= span.end && span.end <= length);
+    let Reading { document, faults } = examine(bytes);
+    assert!(document.is_some() || !faults.is_empty());
+    assert!(faults.iter().all(|fault| is_inside(fault.span) && is_inside(fault.found)), "{faults:?}");
+    if let Some(document) = document {
+        assert!(document.remarks.iter().all(|remark| is_inside(Some(remark.span))), "{:?}", document.remarks);
+        nodes(&document.root, &mut |node| assert!(is_inside(node.span), "{node:?}"));
+    }
+}
+
+/// The corpus with a few bytes of each file changed, dropped, repeated or taken from another one. The generator is a
+/// fixed one, so that a failure stays.
+#[test]
+fn mutations_of_the_corpus_are_read_or_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/plist");
+    let mut files: Vec<PathBuf> = ["valid", "invalid"]
+        .iter()
+        .flat_map(|kind| fs::read_dir(root.join(kind)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "plist"))
+        .collect();
+    files.sort();
+    let files: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+    assert!(files.len() > 100);
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for round in 0..100 {
+        for (index, file) in files.iter().enumerate() {
+            let mut bytes = file.clone();
+            for _ in 0..=round % 4 {
+                random.change(&mut bytes, &files[(index + round) % files.len()]);
+            }
+            check_reading(&bytes);
+        }
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end.max(1) as u64).unwrap()
+    }
+
+    fn change(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
+        const SIGNS: &[u8] = b"{}()<>=;,\"\\/*\n\0'a\xc3\xff";
+        let at = self.below(bytes.len() + 1);
+        let end = (at + self.below(9)).min(bytes.len());
+        match self.below(4) {
+            0 => bytes.insert(at, SIGNS[self.below(SIGNS.len())]),
+            1 => drop(bytes.drain(at..end)),
+            2 => bytes.extend_from_within(at..end),
+            _ => {
+                let from = self.below(other.len() + 1);
+                let taken = other[from..].iter().take(12).copied().collect::<Vec<_>>();
+                drop(bytes.splice(at..end, taken));
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever the bytes are, the reader ends, and what it points at lies in the text.
     #[test]
     fn any_bytes_are_read_or_refused(bytes in bytes()) {
-        let length = u32::try_from(bytes.len()).unwrap();
-        match read(&bytes) {
-            Err(fault) => prop_assert!(fault.span.is_none_or(|span| span.start <= span.end && span.end <= length), "{fault:?}"),
-            Ok(document) => nodes(&document.root, &mut |node| {
-                assert!(node.span.is_none_or(|span| span.start <= span.end && span.end <= length), "{node:?}");
-            }),
-        }
+        check_reading(&bytes);
     }
 
 }

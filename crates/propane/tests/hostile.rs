@@ -59,7 +59,11 @@ fn one_clear_error() {
         ("an XML entity bomb", xml_bomb(), "an internal document type"),
         ("too many values", [b"(".as_slice(), &b"a,".repeat(1 << 20), b")"].concat(), "more than 100000 values"),
         ("a comment without end", [b"/*".as_slice(), &b" *".repeat(1 << 20)].concat(), "this comment is never closed"),
-        ("a text without end", [b"\"".as_slice(), &b"a\n".repeat(1 << 20)].concat(), "this quoted text is never closed"),
+        (
+            "a text without end",
+            [b"\"".as_slice(), &b"a\n".repeat(1 << 20)].concat(),
+            "this quoted text is never closed",
+        ),
         ("URLs that never end", [b"\"".as_slice(), &b"://a:b/".repeat(500_000)].concat(), "never closed"),
         ("braces without end", [b"{ secret = ".as_slice(), &b"\" \n".repeat(1 << 20)].concat(), ""),
     ];
