@@ -31,11 +31,11 @@ pub fn render(problem: &Problem, coloured: bool) -> String {
         group = group.element(Level::HELP.message(normalize_untrusted_str(suggestion)));
     }
     let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
-    let rendered = renderer.render(&[group]);
+    let text = renderer.render(&[group]);
     places
         .enumerate()
         .filter(|(_, place)| is_cut(place))
-        .fold(rendered, |rendered, (index, place)| with_whole_position(rendered, &stand_in(index), place))
+        .fold(text, |text, (index, place)| with_whole_position(text, &stand_in(index), place))
 }
 
 fn is_cut(place: &Place) -> bool {
@@ -48,8 +48,8 @@ fn stand_in(index: usize) -> String {
 }
 
 /// Puts the place where the line was cut out of, for `STAND-IN:LINE:COLUMN`.
-fn with_whole_position(rendered: String, stand_in: &str, place: &Place) -> String {
-    let Some((before, after)) = rendered.split_once(stand_in) else { return rendered };
+fn with_whole_position(text: String, stand_in: &str, place: &Place) -> String {
+    let Some((before, after)) = text.split_once(stand_in) else { return text };
     let rest = after.trim_start_matches(|position: char| position == ':' || position.is_ascii_digit());
     format!("{before}{}{rest}", place.origin)
 }

@@ -1,6 +1,6 @@
 //! The text of a file, to say where something stands in it and to quote it.
 
-use std::cell::OnceCell;
+use std::cell::{Ref, RefCell};
 use std::ops::Range;
 
 use serde::Serialize;
@@ -17,6 +17,9 @@ const CONTEXT: usize = 60;
 const LONGEST_NAME: usize = 100;
 /// What stands where a line was cut.
 const CUT: &str = "…";
+
+/// How far behind a place is looked for what tells that it is secret: the `@` of a URL, the end of a quoted text.
+const LOOKAHEAD: usize = 4096;
 
 /// A shorter secret is not looked for elsewhere on its line: it would be found in innocent words.
 const SHORTEST_COPY: usize = 6;
@@ -35,7 +38,8 @@ pub(crate) struct Source<'a> {
     characters: Vec<usize>,
     /// Whether the text is a property list.
     is_sound: bool,
-    secrets: OnceCell<Secrets>,
+    /// Its secrets, up to where they were looked for.
+    secrets: RefCell<(usize, Secrets)>,
 }
 
 /// One source line around a problem, secrets already masked.
@@ -69,7 +73,7 @@ impl<'a> Source<'a> {
             line_starts: std::iter::once(0).chain(breaks).collect(),
             characters: characters.collect(),
             is_sound,
-            secrets: OnceCell::new(),
+            secrets: RefCell::default(),
         }
     }
 
@@ -95,14 +99,23 @@ impl<'a> Source<'a> {
         (line, self.line_starts[line - 1])
     }
 
-    fn secrets(&self) -> &Secrets {
-        self.secrets.get_or_init(|| Secrets::of(self.text, self.is_sound))
+    /// All secrets that reach into the text before `end`. Only so much of it is looked at, because a large file is mostly
+    /// one whose mistake stands near its start.
+    fn secrets(&self, end: usize) -> Ref<'_, Secrets> {
+        let wanted = self.text.len().min(end + LOOKAHEAD);
+        let known = self.secrets.borrow().0;
+        if known < wanted {
+            let end = self.text.len().min(wanted.max(known * 2));
+            *self.secrets.borrow_mut() = (end, Secrets::of(&self.text[..end], self.is_sound));
+        }
+        Ref::map(self.secrets.borrow(), |(_, secrets)| secrets)
     }
 
     /// Whether what stands at `span` is or holds a secret. In a file that is not sound, anything may be read as a key.
     pub(crate) fn is_secret(&self, span: Option<Span>) -> bool {
         let Some(span) = span else { return false };
-        self.secrets().covered(span.start as usize..span.end as usize).next().is_some()
+        let (start, end) = (span.start as usize, span.end as usize);
+        self.secrets(end).covered(start..end).next().is_some()
     }
 
     /// A key, to be named in a message.
@@ -124,10 +137,11 @@ impl<'a> Source<'a> {
             (start..end, (span.start as usize).clamp(start, end)..(span.end as usize).clamp(start, end));
         let Range { start, end } = if whole.len() > LONGEST_QUOTE { self.cut(&whole, &meant) } else { whole.clone() };
         let mut bytes = self.text[start..end].to_vec();
-        for secret in self.secrets().covered(start..end) {
+        let secrets = self.secrets(end);
+        for secret in secrets.covered(start..end) {
             bytes[secret.start - start..secret.end - start].fill(b'*');
         }
-        for secret in self.secrets().starting(&(start..end)) {
+        for secret in secrets.starting(&(start..end)) {
             overwrite_copies(&mut bytes, &self.text[secret.clone()]);
         }
         let within = |at: usize| at.clamp(start, end) - start;

@@ -37,12 +37,17 @@ fn everything_said(root: &Path, variables: &[(&str, String)]) -> String {
     said
 }
 
+/// The secret as data.
+fn hex() -> String {
+    SECRET.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
 /// Ways to write the secret in a property list; the first character may be escaped.
 fn written() -> impl Strategy<Value = String> {
     let escaped = format!("\"\\U005a{}\"", &SECRET[1..]);
     let octal = format!("\"\\132{}\"", &SECRET[1..]);
     let lines = format!("\"first\n  {SECRET}\"");
-    let hex = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = hex();
     prop_oneof![
         Just(SECRET.to_owned()),
         Just(format!("\"{SECRET}\"")),
@@ -133,8 +138,7 @@ fn file() -> impl Strategy<Value = String> {
 }
 
 fn leaks(said: &str) -> bool {
-    let hex = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
-    said.contains(&SECRET[1..]) || said.contains(&hex)
+    said.contains(&SECRET[1..]) || said.contains(&hex())
 }
 
 proptest! {
