@@ -58,10 +58,13 @@ pub(crate) struct Queue {
 impl Queue {
     /// Takes in a look: how long new connections have gone elsewhere, and whether anybody waits.
     pub(crate) fn look(&mut self, settled: Duration, waits: bool, handshakes: &Handshakes) -> Seen {
-        let was_empty = self.quiet_looks >= QUIET_LOOKS;
-        if waits || settled < GRACE || handshakes.are_left(settled) {
+        if settled < GRACE || handshakes.are_left(settled) {
             self.quiet_looks = 0;
-            return if waits && was_empty { Seen::Leaking } else { Seen::Waiting };
+            return Seen::Waiting;
+        }
+        if waits {
+            let was_empty = std::mem::take(&mut self.quiet_looks) >= QUIET_LOOKS;
+            return if was_empty { Seen::Leaking } else { Seen::Waiting };
         }
         self.quiet_looks += 1;
         if self.quiet_looks >= QUIET_LOOKS { Seen::Empty } else { Seen::Waiting }
@@ -163,6 +166,12 @@ mod tests {
             (50, false, Empty),
             (55, false, Empty),
             (60, true, Leaking),
+            (65, false, Waiting),
+            (70, false, Waiting),
+            (75, false, Empty),
+            // Somebody has left the group unasked, and for a moment the kernel chose by itself.
+            (0, true, Waiting),
+            (30, false, Waiting),
         ];
         let mut queue = Queue::default();
         for (settled, waits, expected) in looks {

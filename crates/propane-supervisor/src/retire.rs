@@ -64,6 +64,9 @@ struct Steered {
     program: Option<Program>,
     /// Why there is none, where there should be one.
     obstacle: Option<Obstacle>,
+    /// Whether somebody has left unasked: then the program has named a place out of range for a moment, and anybody may
+    /// have been given a connection.
+    is_disturbed: bool,
 }
 
 /// Why new connections cannot be kept from somebody.
@@ -142,16 +145,19 @@ impl Retirement {
     pub(crate) fn observe(&mut self) {
         // Without an answer the next one shows more at once, and what that leaves open is remembered as open.
         if let Ok(listeners) = sockdiag::listeners(self.port) {
-            self.take_in(&listeners);
+            self.take_in(&listeners, None);
         }
     }
 
-    fn take_in(&mut self, listeners: &[Listener]) {
+    /// `released` has left because it was let go.
+    fn take_in(&mut self, listeners: &[Listener], released: Option<u64>) {
         for listener in listeners {
             self.groups.entry(listener.kind).or_default();
         }
         for (key, steered) in &mut self.groups {
             let members: Vec<u64> = listeners.iter().filter(|it| it.kind == *key).map(|it| it.inode).collect();
+            let is_lost = |inode: &u64| !members.contains(inode) && Some(*inode) != released;
+            steered.is_disturbed |= steered.group.members().iter().any(is_lost);
             steered.group.observe(&members);
         }
         // The kernel forgets the program with the group.
@@ -177,7 +183,7 @@ impl Retirement {
 
     fn try_on(&mut self, member: Member) -> io::Result<bool> {
         let listeners = sockdiag::listeners(self.port)?;
-        self.take_in(&listeners);
+        self.take_in(&listeners, None);
         procinfo::descriptors(member.pid)?;
         self.find_holders(&[member]);
         let Some(holder) = self.holders.values().find(|holder| holder.worker == member.worker) else {
@@ -239,7 +245,7 @@ impl Retirement {
             Ok(listeners) => listeners,
             Err(error) => return vec![Verdict::Refused(format!("sock_diag is refused: {error}"))],
         };
-        self.take_in(&listeners);
+        self.take_in(&listeners, None);
         self.find_holders(members);
         if let Err(refusal) = self.hold() {
             return vec![Verdict::Refused(refusal)];
@@ -309,7 +315,13 @@ impl Retirement {
 
     /// Fails where new connections cannot be kept from those who leave.
     fn steer_group(&mut self, now: Time, key: GroupKey, members: &[Member]) -> Result<(), Obstacle> {
-        let Some(steered) = self.groups.get(&key) else { return Ok(()) };
+        let Some(steered) = self.groups.get_mut(&key) else { return Ok(()) };
+        if std::mem::take(&mut steered.is_disturbed)
+            && let Some(program) = &mut steered.program
+        {
+            program.since = now;
+        }
+        let steered = &self.groups[&key];
         let inodes = steered.group.members();
         if !inodes.iter().any(|inode| self.is_held(*inode)) {
             // Nobody leaves from here. A program that is in force has nothing to say any more.
@@ -377,7 +389,9 @@ impl Retirement {
             }
         }
         drop(socket);
-        self.observe();
+        if let Ok(listeners) = sockdiag::listeners(self.port) {
+            self.take_in(&listeners, Some(inode));
+        }
     }
 
     /// Nobody leaves any more: every group is left to the kernel's hash.
@@ -589,4 +603,32 @@ fn explain(error: &io::Error, pid: i32) -> String {
         _ => "the worker is not dumpable, has capabilities that propane has not, or a sandbox (seccomp) forbids it",
     };
     format!("cannot borrow a socket of pid {pid}: {error}: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockdiag::Idle;
+
+    #[test]
+    fn a_connection_is_in_use_while_somebody_waits_for_something() {
+        // Pending bytes, milliseconds since the worker and since the client have spoken last -> in use.
+        let table = [
+            (false, 60_000, 60_000, false),
+            (false, 60_000, 59_999, true),
+            (false, 59_999, 60_000, false),
+            (false, 4_999, 60_000, true),
+            (false, 5_000, 60_000, false),
+            (false, 0, 0, true),
+            (true, 60_000, 60_000, true),
+        ];
+        let address = "127.0.0.1:1".parse().unwrap();
+        let ms = Duration::from_millis;
+        for (has_pending, sent, received, expected) in table {
+            let idle = Some(Idle { sent: ms(sent), received: ms(received) });
+            let connection = Connection { peer: address, local: address, inode: 1, has_pending, idle };
+            assert_eq!(is_in_use(&connection), expected, "{has_pending} {sent} {received}");
+            assert!(!is_in_use(&Connection { inode: 0, ..connection }), "one that nobody holds");
+        }
+    }
 }

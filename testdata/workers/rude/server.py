@@ -44,17 +44,30 @@ def serve(connection, seconds):
             pass
 
 
+def listen(host, port):
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(128)
+    return listener
+
+
+def accept(listener, seconds):
+    while True:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=serve, args=(connection, seconds), daemon=True).start()
+
+
 def main():
     words = sys.argv[1:]
     host = words[0] if words else os.environ.get("HOST", "127.0.0.1")
     port = int(words[1] if len(words) > 1 else os.environ.get("PORT", "3000"))
     delay_ms = float(words[2] if len(words) > 2 else os.environ.get("RUDE_DELAY_MS", "2"))
 
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
-    listener.listen(128)
+    # RUDE_ALSO is a second address to listen on.
+    listeners = [listen(address, port) for address in [host, os.environ.get("RUDE_ALSO")] if address]
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     # As a program that changes its user does: then its sockets cannot be borrowed without a capability.
     if os.environ.get("RUDE_UNDUMPABLE"):
@@ -63,10 +76,9 @@ def main():
     if os.environ.get("RUDE_OUTLIVES"):
         ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG
     print(f"rude listening on http://{host}:{port}", flush=True)
-    while True:
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=serve, args=(connection, delay_ms / 1000), daemon=True).start()
+    for listener in listeners[1:]:
+        threading.Thread(target=accept, args=(listener, delay_ms / 1000), daemon=True).start()
+    accept(listeners[0], delay_ms / 1000)
 
 
 main()

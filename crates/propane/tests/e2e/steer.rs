@@ -75,6 +75,69 @@ fn an_address_of_ipv6_is_steered_as_well() {
 }
 
 #[test]
+fn every_listener_of_a_worker_is_steered() {
+    if has("python3") {
+        let app = rude("steer", 2, "workerCount = 2;");
+        let mut command = app.command(&[]);
+        command.env("RUDE_ALSO", "::1");
+        let manager = Manager::spawn(command, app.address);
+        manager.wait_for("event=manager_ready");
+        let also = SocketAddr::from((Ipv6Addr::LOCALHOST, app.address.port()));
+        let load = Load::start(also, 4, Mode::NewConnections);
+        let report = reload_under_load(&manager, app.address, Mode::NewConnections, reloads());
+        let also = load.stop();
+        assert!(also.ok > 30, "{also}");
+        assert_eq!((report.failures(), also.failures()), (0, 0), "{report}\n{also}\n{}", manager.log());
+        manager.stop();
+    }
+}
+
+/// A crash takes its own queue along, and must not take anything from those who drain, or close the port.
+#[test]
+fn crashes_in_the_middle_of_reloads_cost_no_more_than_crashes() {
+    if has("python3") {
+        let app = rude("steer", 2, "workerCount = 4; respawnDelayMs = 0; respawnDelayMaxMs = 0;");
+        let manager = app.start_ready(&[]);
+        let _alone = alone();
+        let clients = 8;
+        let load = Load::start(app.address, clients, Mode::NewConnections);
+        let mut kills = 0;
+        for generation in 1..=reloads() {
+            load.wait_for_more(30, PATIENCE).unwrap();
+            manager.signal(Signal::SIGHUP);
+            let turned = manager.log().matches("event=worker_turned_away").count();
+            manager.wait_for(&format!("reason=reload_generation_{generation} "));
+            // Now an old worker, now a new one, now at boot, now in the drain.
+            if generation % 2 == 0 {
+                manager.wait_for_nth("event=worker_turned_away", turned + 1);
+            }
+            let children = manager.children();
+            let victim = if generation % 3 == 0 { children.first() } else { children.last() };
+            if let Some(victim) = victim {
+                kills += u64::from(kill(Pid::from_raw(*victim), Signal::SIGKILL).is_ok());
+            }
+            let end = format!("manager_pid={} generation={generation} ", manager.pid());
+            eventually("the end of the reload", || {
+                let log = manager.log();
+                log.lines()
+                    .any(|line| {
+                        line.contains("event=manager_reload_") && !line.contains("_started") && line.contains(&end)
+                    })
+                    .then_some(())
+            });
+        }
+        load.wait_for_more(30, PATIENCE).unwrap();
+        let report = load.stop();
+        println!("{kills} kills\n{report}");
+        let log = manager.stop();
+        for never in [Failure::Timeout, Failure::BadStatus, Failure::Malformed, Failure::Connect] {
+            assert_eq!(report.count(never), 0, "{report}\n{log}");
+        }
+        assert!(report.failures() <= kills * clients as u64, "{kills} kills\n{report}\n{log}");
+    }
+}
+
+#[test]
 fn batches_lose_nothing() {
     if has("python3") {
         let app = rude("steer", 2, "workerCount = 3; reloadMaxSurge = 1;");
