@@ -50,6 +50,9 @@ struct Spawn {
 /// known apart.
 const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How many times as long as a look at those who leave the manager does something else.
+const LOOK_SHARE: u32 = 4;
+
 /// What the driver is set up with.
 pub(crate) struct Setup {
     pub(crate) plan: Plan,
@@ -428,7 +431,10 @@ impl Driver {
         if self.retirement.next_look().is_none_or(|at| at > now) {
             return;
         }
-        for verdict in self.retirement.look(now, &self.members()) {
+        let verdicts = self.retirement.look(now, &self.members());
+        let end = self.now();
+        self.retirement.rest(end + end.since(now) * LOOK_SHARE);
+        for verdict in verdicts {
             match verdict {
                 Verdict::Drained { worker, waited } => self.inbox.push_back(Event::Drained { worker, waited }),
                 Verdict::Refused(reason) => self.stop_steering(&reason),

@@ -111,6 +111,8 @@ struct Leaving {
     /// How many connections it had to finish when it was first looked at.
     waited: Option<u32>,
     queue: Queue,
+    /// Those that were in use when its descriptors were looked at last; there are no new ones once its queue is empty.
+    in_use: BTreeSet<u64>,
 }
 
 /// All that is under way.
@@ -198,8 +200,14 @@ impl Retirement {
 
     /// A worker leaves: new connections are to go elsewhere.
     pub(crate) fn turn_away(&mut self, now: Time, worker: WorkerId) {
-        let leaving =
-            Leaving { since: now, is_told: false, held: BTreeMap::new(), waited: None, queue: Queue::default() };
+        let leaving = Leaving {
+            since: now,
+            is_told: false,
+            held: BTreeMap::new(),
+            waited: None,
+            queue: Queue::default(),
+            in_use: BTreeSet::new(),
+        };
         self.leaving.insert(worker, leaving);
         self.next_look = Some(now);
     }
@@ -444,6 +452,11 @@ impl Retirement {
         outcome
     }
 
+    /// Looks no sooner than this: looking takes time as well.
+    pub(crate) fn rest(&mut self, until: Time) {
+        self.next_look = self.next_look.map(|at| at.max(until));
+    }
+
     /// Who of those who leave has drained.
     fn judge(&mut self, now: Time, members: &[Member], listeners: &[Listener]) -> Vec<Verdict> {
         let connections = Connections::on(self.port);
@@ -462,7 +475,9 @@ impl Retirement {
                     tracing::warn!("connections to pid {pid} may be lost when it leaves: {}", obstacle.text());
                     verdicts.push(verdict);
                 }
-                Ok(Seen::Empty) if connections.in_use(pid) == 0 && self.may_be_told(worker) => verdicts.push(verdict),
+                Ok(Seen::Empty) if self.has_finished(worker, pid, &connections) && self.may_be_told(worker) => {
+                    verdicts.push(verdict);
+                }
                 Ok(_) => continue,
             }
             if let Some(leaving) = self.leaving.get_mut(&worker) {
@@ -476,7 +491,16 @@ impl Retirement {
     fn waited(&mut self, worker: WorkerId, pid: i32, listeners: &[Listener], connections: &Connections) -> Option<u32> {
         let queued = self.own(worker, listeners).map(|listener| listener.queued).sum::<u32>();
         let leaving = self.leaving.get_mut(&worker)?;
-        Some(*leaving.waited.get_or_insert_with(|| queued.saturating_add(connections.in_use(pid))))
+        Some(*leaving.waited.get_or_insert_with(|| queued.saturating_add(count(&connections.of(pid)))))
+    }
+
+    /// Whether no connection of a worker is in use. Its descriptors are only looked at when none of those is that were.
+    fn has_finished(&mut self, worker: WorkerId, pid: i32, connections: &Connections) -> bool {
+        let Some(leaving) = self.leaving.get_mut(&worker) else { return false };
+        if leaving.in_use.is_disjoint(connections.busy()) {
+            leaving.in_use = connections.of(pid);
+        }
+        leaving.in_use.is_empty()
     }
 
     fn own<'a>(&self, worker: WorkerId, listeners: &'a [Listener]) -> impl Iterator<Item = &'a Listener> {
@@ -537,29 +561,35 @@ impl Connections {
         Self { port, busy: OnceCell::new() }
     }
 
-    /// How many connections of a worker's processes are in use.
-    fn in_use(&self, pid: i32) -> u32 {
-        let busy = self.busy.get_or_init(|| {
+    /// All that are in use.
+    fn busy(&self) -> &BTreeSet<u64> {
+        self.busy.get_or_init(|| {
             let all = sockdiag::connections(self.port).unwrap_or_default();
             all.iter().filter(|connection| is_in_use(connection)).map(|connection| connection.inode).collect()
-        });
-        if busy.is_empty() {
-            return 0;
+        })
+    }
+
+    /// Those of a worker's processes.
+    fn of(&self, pid: i32) -> BTreeSet<u64> {
+        if self.busy().is_empty() {
+            return BTreeSet::new();
         }
         let held = procinfo::family(pid).into_iter().flat_map(|pid| procinfo::descriptors(pid).unwrap_or_default());
-        let inodes: BTreeSet<u64> = held
-            .filter_map(|(_, target)| match target {
-                FDTarget::Socket(inode) if busy.contains(&inode) => Some(inode),
-                _ => None,
-            })
-            .collect();
-        u32::try_from(inodes.len()).unwrap_or(u32::MAX)
+        let busy = |target: FDTarget| match target {
+            FDTarget::Socket(inode) if self.busy().contains(&inode) => Some(inode),
+            _ => None,
+        };
+        held.filter_map(|(_, target)| busy(target)).collect()
     }
+}
+
+fn count(inodes: &BTreeSet<u64>) -> u32 {
+    u32::try_from(inodes.len()).unwrap_or(u32::MAX)
 }
 
 /// How many connections of a worker's processes are in use.
 pub(crate) fn connections_in_use(port: u16, pid: i32) -> u32 {
-    Connections::on(port).in_use(pid)
+    count(&Connections::on(port).of(pid))
 }
 
 /// Whether somebody waits for an answer, or is being given one. A connection over which the client has spoken last carries
