@@ -18,15 +18,25 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Builds the release binary and returns its path.
 pub(crate) fn build() -> Outcome<PathBuf> {
+    release(&["--package", "propane"], "propane")
+}
+
+/// Builds the worker that supervisors run in comparisons, and returns its path.
+pub(crate) fn build_worker() -> Outcome<PathBuf> {
+    release(&["--package", "xtask", "--example", "bench_worker"], "examples/bench_worker")
+}
+
+/// Builds something for release, which is then to be found under this path.
+fn release(what: &[&str], path: &str) -> Outcome<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(&cargo).args(["build", "--quiet", "--release", "--package", "propane"]).status()?;
+    let built = Command::new(&cargo).args(["build", "--quiet", "--release"]).args(what).status()?;
     if !built.success() {
-        return Err("the release binary cannot be built".into());
+        return Err(format!("{path} cannot be built for release").into());
     }
     let metadata = Command::new(cargo).args(["metadata", "--format-version", "1", "--no-deps"]).output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout)?;
     let target = metadata["target_directory"].as_str().ok_or("cargo names no target directory")?;
-    Ok(Path::new(target).join("release/propane"))
+    Ok(Path::new(target).join("release").join(path))
 }
 
 /// An app root that is served by four embedded workers unless flags say otherwise.
