@@ -34,6 +34,9 @@ fn reading(criterion: &mut Criterion) {
     group.bench_function("plist_crate", |bench| {
         bench.iter(|| plist::Value::from_reader_ascii(black_box(text.as_bytes())).unwrap());
     });
+    group.bench_function("openstep_plist_crate", |bench| {
+        bench.iter(|| openstep_plist::Plist::parse(black_box(&text)).unwrap());
+    });
     group.finish();
 }
 
