@@ -51,7 +51,8 @@ pub(crate) struct Plan {
     worker_args: Vec<OsString>,
     once: bool,
     print_routes: bool,
-    variables: BTreeMap<OsString, OsString>,
+    /// The environment that all workers share.
+    pub(crate) variables: BTreeMap<OsString, OsString>,
 }
 
 /// A process to be: the program's name, its words, and its variables.

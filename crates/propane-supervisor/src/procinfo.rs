@@ -74,10 +74,16 @@ pub(crate) fn group_is_alive(group: i32) -> bool {
     everybody.filter_map(|process| process.stat().ok()).any(|stat| is_alive(&stat))
 }
 
-/// The descriptors of a process, by number.
+/// The descriptors of a process, by number. Fails where they may not be looked at: whoever may list them and not read them,
+/// root without `CAP_SYS_PTRACE` say, would see none.
 pub(crate) fn descriptors(pid: i32) -> io::Result<Vec<(i32, FDTarget)>> {
     let fds = Process::new(pid).and_then(|process| process.fd()).map_err(to_io)?;
-    Ok(fds.flatten().map(|fd| (fd.fd, fd.target)).collect())
+    let seen: Vec<_> = fds.flatten().map(|fd| (fd.fd, fd.target)).collect();
+    let denied = |error: io::Error| (error.kind() == io::ErrorKind::PermissionDenied).then_some(error);
+    match seen.is_empty().then(|| fs::read_link(format!("/proc/{pid}/fd/0"))) {
+        Some(Err(error)) => denied(error).map_or(Ok(seen), Err),
+        _ => Ok(seen),
+    }
 }
 
 /// Which processes hold the socket `inode`.

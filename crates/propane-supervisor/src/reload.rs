@@ -96,7 +96,7 @@ fn tell_of_restart(journal: &mut Journal, waiting: &[Waiting]) {
 
 #[cfg(test)]
 mod tests {
-    use propane_config::{Kind, Reload, SETTINGS, Setting, Shape, Value, load};
+    use propane_config::{Export, Kind, Reload, SETTINGS, Setting, Shape, Value, load};
 
     use super::*;
 
@@ -171,6 +171,10 @@ mod tests {
                 Reload::Live => {
                     assert_ne!(after.policy, before.policy, "{}", row.key);
                     after.policy = before.policy.clone();
+                    if row.export != Export::Never {
+                        // New workers are told of it as well.
+                        after.variables.clone_from(&before.variables);
+                    }
                     assert_eq!(after, before, "{} is the manager's own", row.key);
                 }
                 Reload::Generation => assert_ne!(after, before, "{}", row.key),

@@ -192,6 +192,29 @@ fn where_sockets_cannot_be_borrowed_it_says_so_and_goes_on() {
     }
 }
 
+/// As in a container: root, but without the capability to look at another user's processes.
+#[test]
+fn workers_of_another_user_serve_although_nothing_of_them_can_be_seen() {
+    let python = "/usr/bin/python3";
+    if Uid::effective().is_root() && has(python) && has("setpriv") {
+        let app = App::new(&format!(
+            "propaneAccessories = {{ workerCount = 2; runAsUser = nobody; workerCommand = \"{python} serve.py {{host}} {{port}}\"; }};"
+        ));
+        app.script("serve.py", &fs::read_to_string(fixture("rude/server.py")).unwrap());
+        fs::set_permissions(app.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", env!("CARGO_BIN_EXE_propane")]);
+        command.args(app.command(&[]).get_args()).current_dir(app.root());
+        let manager = Manager::spawn(command, app.address);
+        let event = manager.wait_for("event=socket_strategy_changed");
+        assert!(event.contains("run propane as that user, or give it CAP_SYS_PTRACE"), "{event}");
+        assert!(manager.wait_for("event=worker_ready").contains("proof=unproven"));
+        assert!(manager.reload(1).contains("manager_reload_completed"));
+        assert_eq!(get(app.address, "/").unwrap().0, 200);
+        manager.stop();
+    }
+}
+
 #[test]
 fn plain_reuseport_loses_what_steering_saves() {
     if has("python3") {
