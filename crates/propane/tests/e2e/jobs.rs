@@ -58,6 +58,9 @@ fn a_reload_never_runs_a_job_twice() {
     let http = log.find("event=http_worker_stop_requested").unwrap();
     let job = log.find("event=async_worker_stop_requested").unwrap();
     assert!(http < job, "the job's turn comes after the switch of the HTTP workers");
+    let started = log.match_indices("event=async_worker_started").nth(1).unwrap().0;
+    let completed = log.find("event=manager_reload_completed").unwrap();
+    assert!(started < completed, "a reload is over when its job workers have been started");
 }
 
 #[test]

@@ -175,8 +175,16 @@ impl Supervisor {
                 let is_first = std::mem::replace(&mut rollout.batch, batch).is_empty();
                 self.begin_batch(now, is_first)
             }
-            None => self.finish_rollout(now),
+            None => !self.jobs_are_asked_for() && self.finish_rollout(now),
         }
+    }
+
+    /// Whether a job worker is on its way: a reload is over when its job workers have been started, not when that was
+    /// asked for.
+    fn jobs_are_asked_for(&self) -> bool {
+        let asked =
+            |id: WorkerId| self.workers.get(&id).is_some_and(|worker| matches!(worker.state, State::Spawning { .. }));
+        self.jobs.iter().filter_map(|slot| slot.current).any(asked)
     }
 
     fn begin_batch(&mut self, now: Time, is_first: bool) -> bool {
