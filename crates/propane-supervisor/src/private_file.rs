@@ -1,7 +1,8 @@
 //! Files that a running manager keeps beside its pid file, for its owner's eyes only.
 //!
 //! They are written in place and never made shorter: replacing a file that was just written can wait for the disk
-//! (seconds on a busy one), and the manager waits for nobody. So a reader may meet half of a write, and reads twice.
+//! (seconds on a busy one), and the manager waits for nobody. A lock, held for microseconds, keeps readers from meeting
+//! half of a write; a reader that stands still with it cannot hold the manager up.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -10,10 +11,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 
-/// How often a reader tries to see the same twice. A write takes microseconds, and the manager writes rarely.
-const READINGS: usize = 16;
+/// How often a lock is tried. Who has it gives it back in microseconds, unless it was stopped meanwhile.
+const LOCK_TRIES: usize = 1000;
 
 /// The file beside a pid file: `propane.pid` -> `propane.SUFFIX`, and every other name as a whole, so that no two pid files
 /// share one.
@@ -51,16 +54,30 @@ impl PrivateFile {
         // Blanks after the value are none of a reader's business.
         bytes.resize(bytes.len().max(self.length), b' ');
         self.length = bytes.len();
+        // Without it where a reader does not give it back: it finds out that what it read is no value.
+        let _ = lock(file, FlockOperation::NonBlockingLockExclusive);
         let written = file.write_all_at(&bytes, 0).and_then(|()| match file.metadata()?.len() {
             // Somebody else has written to it.
             longer if longer > bytes.len() as u64 => file.set_len(bytes.len() as u64),
             _ => Ok(()),
         });
+        // Cannot fail on a descriptor that is open.
+        let _ = flock(file, FlockOperation::Unlock);
         if let Err(error) = written {
             tracing::warn!("cannot write {}: {error}", self.path.display());
             self.file = None;
         }
     }
+}
+
+fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
+    for _ in 1..LOCK_TRIES {
+        match flock(file, operation) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::yield_now(),
+            other => return Ok(other?),
+        }
+    }
+    Ok(flock(file, operation)?)
 }
 
 /// Creates a file that only its owner can read, following no symlink; a leftover of the same name is replaced.
@@ -86,15 +103,8 @@ pub(crate) fn read(path: &Path, bytes_max: u64, suits: impl Fn(&Metadata) -> boo
     if !suits(&metadata) {
         return Err(io::Error::other("it belongs to another user"));
     }
-    let mut before = contents(&file, bytes_max)?;
-    for _ in 1..READINGS {
-        let now = contents(&file, bytes_max)?;
-        if now == before {
-            return Ok(now);
-        }
-        before = now;
-    }
-    Err(io::Error::other("it never stops changing"))
+    lock(&file, FlockOperation::NonBlockingLockShared)?;
+    contents(&file, bytes_max)
 }
 
 fn contents(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
@@ -160,7 +170,7 @@ mod tests {
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| (0..200).for_each(|round| file.write(&values[round % 2])));
             while !writer.is_finished() {
-                // Where the writer never rests the reader gives up, which is no half a write either.
+                // Where the writer never rests the reader may give up, which is no half a write either.
                 let Ok(bytes) = read(&path, 1 << 20, |_| true) else { continue };
                 assert!(values.contains(&serde_json::from_slice::<String>(&bytes).unwrap()));
             }
