@@ -167,7 +167,7 @@ impl Activity {
     pub(crate) fn begin(self: &Arc<Self>, version: Version) -> InFlight {
         let now = Instant::now();
         let arrived = self.shared().state.begin(now, version == Version::HTTP_2);
-        InFlight { activity: Arc::clone(self), arrived, begun: now }
+        InFlight { activity: Arc::clone(self), arrived, begun: now, has_ended: false }
     }
 
     /// Whether so many requests have ended and all that was written is sent. If not, wakes the reader when it may be so.
@@ -266,13 +266,28 @@ pub(crate) struct InFlight {
     pub(crate) arrived: Instant,
     /// When its head was complete.
     pub(crate) begun: Instant,
+    has_ended: bool,
+}
+
+impl InFlight {
+    /// Ends it now rather than when it is dropped. Gives how long it has taken, from its first byte.
+    pub(crate) fn end(&mut self) -> Duration {
+        let now = Instant::now();
+        if !self.has_ended {
+            self.has_ended = true;
+            let mut shared = self.activity.shared();
+            shared.state.end(now);
+            wake(shared);
+        }
+        now - self.arrived
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut shared = self.activity.shared();
-        shared.state.end(Instant::now());
-        wake(shared);
+        if !self.has_ended {
+            self.end();
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::{runtime, task};
 
 use crate::activity::{Activity, Verdict};
 use crate::guard::{Fault, Guard, HeadLimits, Place};
+use crate::lazily::Lazily;
 use crate::listener::Stream;
 use crate::refusal::Refusal;
 
@@ -174,7 +175,7 @@ impl ClientStream {
     }
 
     fn look_at_held(&mut self) {
-        let admitted = self.guard.admit(&self.held[self.cleared..]);
+        let admitted = self.guard.admit(&mut self.held[self.cleared..]);
         self.cleared += admitted.bytes;
         self.heads += admitted.heads;
         self.activity.bytes_arrived(self.cleared < self.held.len());
@@ -196,7 +197,7 @@ impl ClientStream {
     fn poll_read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let arrived = &buf.filled()[before..];
+        let arrived = &mut buf.filled_mut()[before..];
         let count = arrived.len();
         if count > 0 {
             let admitted = self.guard.admit(arrived);
@@ -402,12 +403,16 @@ pub(crate) async fn drive<C>(
     loop {
         let draining_since = *drain.borrow_and_update();
         match activity.verdict(now, draining_since, patience) {
-            Verdict::Watch { until } => tokio::select! {
-                // As in `first`.
-                biased;
-                _ = connection.as_mut() => return,
-                looked_at = until_or_drain(until, &mut drain) => now = looked_at,
-            },
+            Verdict::Watch { until } => {
+                let watch = pin!(until_or_drain(until, &mut drain));
+                let watch = Lazily::new(watch);
+                tokio::select! {
+                    // As in `first`.
+                    biased;
+                    _ = connection.as_mut() => return,
+                    looked_at = watch => now = looked_at,
+                }
+            }
             Verdict::GoAway => {
                 end_soon(connection.as_mut());
                 let _ = connection.await;

@@ -9,6 +9,8 @@
 //!
 //! Pure: bytes in, verdicts out. [`Guard::admit`] looks at every byte once, in whatever pieces they come.
 
+use std::mem::MaybeUninit;
+
 use hyper::Uri;
 
 use self::chunked::Chunked;
@@ -17,6 +19,10 @@ mod chunked;
 
 /// The first bytes of a client that speaks HTTP/2 from the start (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Takes the place of `Upgrade` where the wish is for HTTP/2, which nobody grants any more (RFC 9113 §3.1) and many clients
+/// still ask for: hyper would end such a connection as if it had been granted, and not wait for the last answer.
+const DECLINED: &[u8; 7] = b"Ignored";
 
 /// Header fields of one request. The parser's own number; its table of them is on the stack.
 const MAX_FIELDS: usize = 100;
@@ -108,6 +114,8 @@ enum Framing {
 struct Head {
     length: Length,
     asks_for_upgrade: bool,
+    /// Where the name of a field stands that asks for what is not granted.
+    declined_at: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,11 +149,11 @@ impl Guard {
         }
     }
 
-    /// Looks at bytes of which none has passed yet.
-    pub(crate) fn admit(&mut self, bytes: &[u8]) -> Admitted {
+    /// Looks at bytes of which none has passed yet. Nothing but [`DECLINED`] is changed in them.
+    pub(crate) fn admit(&mut self, bytes: &mut [u8]) -> Admitted {
         let mut admitted = Admitted { bytes: 0, heads: 0 };
         loop {
-            let rest = &bytes[admitted.bytes..];
+            let rest = &mut bytes[admitted.bytes..];
             let passed = match &mut self.state {
                 State::Raw => rest.len(),
                 State::Undecided | State::BadHead(_) | State::BadBody => 0,
@@ -170,7 +178,7 @@ impl Guard {
     }
 
     /// Passes a whole head or nothing.
-    fn admit_head(&mut self, bytes: &[u8]) -> usize {
+    fn admit_head(&mut self, bytes: &mut [u8]) -> usize {
         if self.fresh && !bytes.is_empty() {
             if bytes.starts_with(HTTP2_PREFACE) {
                 self.state = State::Raw;
@@ -189,6 +197,9 @@ impl Guard {
             Ok(Some((length, head))) => {
                 self.fresh = false;
                 self.state = head.next();
+                if let Some(at) = head.declined_at {
+                    bytes[at..at + DECLINED.len()].copy_from_slice(DECLINED);
+                }
                 length
             }
             Err(fault) => {
@@ -239,7 +250,8 @@ fn look_at_head(bytes: &[u8], limits: HeadLimits, progress: &mut Progress) -> Re
         let length = blank + end;
         check_size(&bytes[..length], blank, limits)?;
         // A head that ends before the parser thinks so is not one.
-        let head = parse(&bytes[blank..length])?.ok_or(Fault::Malformed)?;
+        let mut head = parse(&bytes[blank..length])?.ok_or(Fault::Malformed)?;
+        head.declined_at = head.declined_at.map(|at| blank + at);
         return Ok(Some((length, head)));
     }
     check_size(bytes, blank, limits)?;
@@ -282,10 +294,11 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Fault> {
     if has_bare_lf(bytes) {
         return Err(Fault::Malformed);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length == bytes.len() => meaning(&request).map(Some),
+    // Not filled in before, because most requests have few.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => meaning(&request, bytes).map(Some),
         Ok(httparse::Status::Partial) => Ok(None),
         Err(httparse::Error::TooManyHeaders) => Err(Fault::HeadTooLarge),
         Ok(httparse::Status::Complete(_)) | Err(_) => Err(Fault::Malformed),
@@ -301,14 +314,16 @@ fn has_bare_lf(bytes: &[u8]) -> bool {
     })
 }
 
-fn meaning(request: &httparse::Request<'_, '_>) -> Result<Head, Fault> {
+fn meaning(request: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Head, Fault> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(Fault::Malformed);
     };
     check_target(method, target)?;
     let mut fields = Fields::default();
     for field in request.headers.iter() {
-        fields.take(field)?;
+        // A name is a part of the bytes that were parsed.
+        let at = field.name.as_ptr().addr() - bytes.as_ptr().addr();
+        fields.take(field, at)?;
     }
     fields.meaning(minor)
 }
@@ -323,8 +338,12 @@ fn check_target(method: &str, target: &str) -> Result<(), Fault> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(Fault::HeadTooLarge);
     }
-    // What the parser behind would refuse in its own words.
-    target.parse::<Uri>().map(drop).map_err(|_| Fault::Malformed)
+    // What the parser behind would refuse in its own words; it never refuses what is plain.
+    if is_plain(target) { Ok(()) } else { target.parse::<Uri>().map(drop).map_err(|_| Fault::Malformed) }
+}
+
+fn is_plain(target: &str) -> bool {
+    target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~?=&%+".contains(&byte))
 }
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
@@ -337,16 +356,20 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     hosts: u32,
-    upgrade: bool,
+    upgrades: u32,
+    http2_at: Option<usize>,
 }
 
 impl Fields {
-    fn take(&mut self, field: &httparse::Header<'_>) -> Result<(), Fault> {
+    fn take(&mut self, field: &httparse::Header<'_>, at: usize) -> Result<(), Fault> {
         let name = field.name;
         // By length first: nearly every field is none of these.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => self.hosts += 1,
-            7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                self.upgrades += 1;
+                self.http2_at = field.value.eq_ignore_ascii_case(b"h2c").then_some(at);
+            }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let length = decimal(field.value).ok_or(Fault::Malformed)?;
                 // A second one is refused even if it agrees: somebody on the way may have looked at the other.
@@ -373,7 +396,9 @@ impl Fields {
             return Err(Fault::Malformed);
         }
         let length = if self.chunked { Length::Chunked } else { Length::Known(self.length.unwrap_or(0)) };
-        Ok(Head { length, asks_for_upgrade: current && self.upgrade })
+        let declined_at = self.http2_at.filter(|_| self.upgrades == 1);
+        let asks_for_upgrade = current && self.upgrades > 0 && declined_at.is_none();
+        Ok(Head { length, asks_for_upgrade, declined_at })
     }
 }
 

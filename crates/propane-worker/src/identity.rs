@@ -1,8 +1,10 @@
 //! Which request this is: the number that it goes by, and its place in a distributed trace.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::HeaderMap;
+use hyper::body::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::settings::Observability;
@@ -53,12 +55,36 @@ struct Trace {
     parent: HeaderValue,
 }
 
+/// Where what is made up for a request stands in the one piece of memory that it takes.
+const REQUEST_DIGITS: Range<usize> = 0..32;
+const PARENT: Range<usize> = 32..87;
+const TRACE_DIGITS: Range<usize> = 35..67;
+const SPAN_DIGITS: Range<usize> = 68..84;
+const FLAGS: Range<usize> = 85..87;
+const FRAME: &[u8; PARENT.end] =
+    b"0000000000000000000000000000000000-00000000000000000000000000000000-0000000000000000-01";
+
 impl Identity {
     /// Reads what the client, or a proxy before it, has called the request, and makes up what it has not.
     pub(crate) fn of(headers: &HeaderMap, wanted: Observability, numbers: &Numbers) -> Self {
+        if !wanted.identity_headers && !wanted.trace_headers {
+            return Self::default();
+        }
+        let mut text = *FRAME;
+        let given = wanted.identity_headers.then(|| given_request_id(headers)).flatten();
+        if given.is_none() {
+            hex(numbers.next(), &mut text[..16]);
+            hex(numbers.next(), &mut text[16..32]);
+        }
+        if wanted.trace_headers {
+            write_trace(headers, numbers, &mut text);
+        }
+        let text = Bytes::copy_from_slice(&text);
+        let made_up = |range| header(text.slice(range));
+        let trace = || Trace { id: made_up(TRACE_DIGITS), parent: made_up(PARENT) };
         Self {
-            request: wanted.identity_headers.then(|| request_id(headers, numbers)),
-            trace: wanted.trace_headers.then(|| Trace::of(headers, numbers)),
+            request: wanted.identity_headers.then(|| given.cloned().unwrap_or_else(|| made_up(REQUEST_DIGITS))),
+            trace: wanted.trace_headers.then(trace),
         }
     }
 
@@ -85,14 +111,8 @@ impl Identity {
     }
 }
 
-fn request_id(headers: &HeaderMap, numbers: &Numbers) -> HeaderValue {
-    let given = [REQUEST_ID, CORRELATION_ID].iter().find_map(|name| headers.get(name).filter(|id| is_plain(id)));
-    given.cloned().unwrap_or_else(|| {
-        let mut text = [0; 32];
-        hex(numbers.next(), &mut text[..16]);
-        hex(numbers.next(), &mut text[16..]);
-        header(&text)
-    })
+fn given_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    [REQUEST_ID, CORRELATION_ID].iter().find_map(|name| headers.get(name).filter(|id| is_plain(id)))
 }
 
 /// Only what can stand in any log as it is.
@@ -102,27 +122,19 @@ fn is_plain(id: &HeaderValue) -> bool {
     !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID_BYTES && bytes.iter().all(plain)
 }
 
-impl Trace {
-    /// A new span of the trace that `traceparent` (W3C Trace Context) or `X-Trace-Id` names, or of a new one.
-    fn of(headers: &HeaderMap, numbers: &Numbers) -> Self {
-        let parent = headers.get(TRACEPARENT).and_then(|value| parse_traceparent(value.as_bytes()));
-        let (id, flags) = match parent {
-            Some((id, flags)) => (id, flags),
-            None => (given_trace_id(headers).unwrap_or_else(|| new_trace_id(numbers)), *b"01"),
-        };
-        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        text[3..35].copy_from_slice(&id);
-        hex(numbers.next().max(1), &mut text[36..52]);
-        text[53..].copy_from_slice(&flags);
-        Self { id: header(&id), parent: header(&text) }
+/// A new span of the trace that `traceparent` (W3C Trace Context) or `X-Trace-Id` names, or of a new one.
+fn write_trace(headers: &HeaderMap, numbers: &Numbers, text: &mut [u8; PARENT.end]) {
+    let parent = headers.get(TRACEPARENT).and_then(|value| parse_traceparent(value.as_bytes()));
+    if let Some((_, flags)) = parent {
+        text[FLAGS].copy_from_slice(&flags);
     }
-}
-
-fn new_trace_id(numbers: &Numbers) -> [u8; 32] {
-    let mut id = [0; 32];
-    hex(numbers.next(), &mut id[..16]);
-    hex(numbers.next().max(1), &mut id[16..]);
-    id
+    if let Some(id) = parent.map(|(id, _)| id).or_else(|| given_trace_id(headers)) {
+        text[TRACE_DIGITS].copy_from_slice(&id);
+    } else {
+        hex(numbers.next(), &mut text[TRACE_DIGITS][..16]);
+        hex(numbers.next().max(1), &mut text[TRACE_DIGITS][16..]);
+    }
+    hex(numbers.next().max(1), &mut text[SPAN_DIGITS]);
 }
 
 fn given_trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
@@ -158,9 +170,9 @@ fn hex(number: u64, to: &mut [u8]) {
     }
 }
 
-fn header(text: &[u8]) -> HeaderValue {
+fn header(text: Bytes) -> HeaderValue {
     // Cannot fail, because these are digits and dashes.
-    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod endpoints;
 mod guard;
 mod identity;
 mod inherited;
+mod lazily;
 mod listener;
 mod metrics;
 mod notify;

@@ -112,7 +112,8 @@ impl Refusal {
         }
         if let Some(timings) = timings.filter(|_| self.is_timed()) {
             let names = ["X-Arlen-Parse-Ms", "X-Arlen-Response-Write-Ms", "X-Arlen-Total-Ms", "X-Mojo-Total-Ms"];
-            headers.extend(names.into_iter().zip(timings.values()));
+            let values = timings.values().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            headers.extend(names.into_iter().zip(values));
         }
         headers
     }
@@ -164,16 +165,27 @@ pub(crate) struct Timings {
 
 impl Timings {
     /// The values of [`TIMING_HEADERS`]. How long writing takes is not known before it is done: always zero, as Arlen's.
-    pub(crate) fn values(self) -> [String; 4] {
+    pub(crate) fn values(self) -> [HeaderValue; 4] {
         let total = millis(self.total);
-        [millis(self.parse), millis(Duration::ZERO), total.clone(), total]
+        [millis(self.parse), HeaderValue::from_static("0.000"), total.clone(), total]
     }
 }
 
 /// Milliseconds with three places.
-pub(crate) fn millis(time: Duration) -> String {
-    let micros = time.as_micros();
-    format!("{}.{:03}", micros / 1000, micros % 1000)
+fn millis(time: Duration) -> HeaderValue {
+    // From the last digit to the first: the longest time has twenty digits, and there is a point among them.
+    let (mut text, mut at, mut left) = ([b'0'; 24], 24, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    while left > 0 || at > 19 {
+        if at == 21 {
+            at -= 1;
+            text[at] = b'.';
+        }
+        at -= 1;
+        text[at] += (left % 10) as u8;
+        left /= 10;
+    }
+    // Cannot fail, because these are digits and a point.
+    HeaderValue::from_bytes(&text[at..]).unwrap_or(HeaderValue::from_static("0.000"))
 }
 
 #[cfg(test)]
@@ -204,6 +216,15 @@ mod tests {
         );
         let quiet = String::from_utf8(Refusal::BadRequest.to_bytes(None)).unwrap();
         assert!(quiet.ends_with("Server: Arlen\r\n\r\nbad request\n"), "{quiet}");
+    }
+
+    #[test]
+    fn times_have_three_places() {
+        let rows = [(0, "0.000"), (7, "0.007"), (999, "0.999"), (1000, "1.000"), (60_012_345, "60012.345")];
+        for (micros, text) in rows {
+            assert_eq!(millis(Duration::from_micros(micros)), text);
+        }
+        assert_eq!(millis(Duration::MAX), "18446744073709551.615");
     }
 
     #[test]

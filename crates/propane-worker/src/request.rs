@@ -14,13 +14,11 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::access_log::Record;
 use crate::activity::{Activity, InFlight};
 use crate::body::{Body, Failure};
-use crate::connection::Drain;
 use crate::endpoints::Endpoint;
 use crate::identity::Identity;
 use crate::listener::Peer;
@@ -31,11 +29,9 @@ use crate::upgrade::Wish;
 use crate::worker::Worker;
 
 /// What the requests of one connection have in common.
-#[derive(Clone)]
 pub(crate) struct RequestContext {
     pub(crate) worker: Arc<Worker>,
     pub(crate) activity: Arc<Activity>,
-    pub(crate) drain: Drain,
     pub(crate) peer: Peer,
 }
 
@@ -51,7 +47,7 @@ struct Granted<B> {
 
 /// Answers a request, with the app's help.
 pub(crate) async fn respond<S, B>(
-    context: RequestContext,
+    context: Arc<RequestContext>,
     service: S,
     request: Request<Incoming>,
 ) -> Result<Response<TrackedBody<AnswerBody<B>>>, Infallible>
@@ -85,7 +81,7 @@ where
     if wish != Wish::None {
         context.activity.decide(upgraded);
     }
-    if context.drain.borrow().is_some() && ends_keep_alive(version, response.status()) {
+    if worker.is_draining() && ends_keep_alive(version, response.status()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     tracked.status = Some(response.status());
@@ -164,8 +160,12 @@ where
     .await
 }
 
+/// Server, date, two numbers, two of the trace, four times.
+const OWN_HEADERS: usize = 10;
+
 /// What every answer says besides the app's own words.
 fn finish(worker: &Worker, headers: &mut HeaderMap, identity: Identity, timings: Option<Timings>) {
+    headers.reserve(OWN_HEADERS + worker.cluster_headers.len());
     headers.entry(SERVER).or_insert(HeaderValue::from_static("Arlen"));
     headers.entry(DATE).or_insert_with(|| worker.date());
     for (name, value) in &worker.cluster_headers {
@@ -174,9 +174,7 @@ fn finish(worker: &Worker, headers: &mut HeaderMap, identity: Identity, timings:
     identity.tell_client(headers);
     if let Some(timings) = timings {
         for (name, value) in TIMING_HEADERS.into_iter().zip(timings.values()) {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
-            }
+            headers.insert(name, value);
         }
     }
 }
@@ -213,7 +211,7 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         // Given back first, so that whoever waits for it can begin.
         drop(self.turn.take());
-        let took = Instant::now() - self.in_flight.arrived;
+        let took = self.in_flight.end();
         self.worker.metrics.ended(self.status.map(|status| status.as_u16()), took);
         if let Some(record) = &mut self.record {
             record.status = self.status;

@@ -303,8 +303,8 @@ where
             tokio::spawn(close(stream, refusal));
             return;
         }
-        let context = RequestContext { worker: Arc::clone(&self.worker), activity, drain, peer };
-        tokio::spawn(serve_connection(stream, context, self.service.clone(), Arc::clone(&self.protocols)));
+        let context = Arc::new(RequestContext { worker: Arc::clone(&self.worker), activity, peer });
+        tokio::spawn(serve_connection(stream, drain, context, self.service.clone(), Arc::clone(&self.protocols)));
     }
 
     /// Serves what waits in a queue that ends with this worker.
@@ -318,7 +318,7 @@ where
     /// Lets every connection come to its end, as long as there is time.
     async fn finish(&self, notifier: &Notifier, watchdog: &mut Watchdog) {
         let began = Instant::now();
-        self.worker.shutdown.request();
+        self.worker.start_draining();
         self.drain.send_replace(Some(began));
         let mut stopping = pin!(notifier.send(State::Stopping));
         let mut said_stopping = false;
@@ -373,7 +373,8 @@ impl Protocols {
 
 async fn serve_connection<S, B>(
     mut stream: ClientStream,
-    context: RequestContext,
+    mut drain: Drain,
+    context: Arc<RequestContext>,
     service: S,
     protocols: Arc<Protocols>,
 ) where
@@ -384,10 +385,9 @@ async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let patience = context.worker.settings.connection_timeout;
-    let mut drain: Drain = context.drain.clone();
     let activity = Arc::clone(&context.activity);
     let speaks = first(&mut stream, &mut drain, patience).await;
-    let requests = service_fn(move |request| respond(context.clone(), service.clone(), request));
+    let requests = service_fn(move |request| respond(Arc::clone(&context), service.clone(), request));
     match speaks {
         First::Http1 => {
             let connection = protocols.http1.serve_connection(TokioIo::new(stream), requests).with_upgrades();
@@ -395,7 +395,8 @@ async fn serve_connection<S, B>(
         }
         First::Http2 => {
             let connection = protocols.http2.serve_connection(TokioIo::new(stream), requests);
-            drive(connection, http2::Connection::graceful_shutdown, &activity, drain, patience).await;
+            // On the heap, because it is large and most connections are none.
+            Box::pin(drive(connection, http2::Connection::graceful_shutdown, &activity, drain, patience)).await;
         }
         First::Refused(refusal) => close(stream, Some(refusal)).await,
         First::Gone => close(stream, None).await,

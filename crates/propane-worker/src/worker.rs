@@ -1,6 +1,7 @@
 //! What all connections of a worker share.
 
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +33,7 @@ pub(crate) struct Worker {
     pub(crate) numbers: Numbers,
     pub(crate) shutdown: Shutdown,
     pub(crate) cluster_headers: Vec<(HeaderName, HeaderValue)>,
+    draining: AtomicBool,
     dates: Dates,
     sessions: Places,
     websockets: Places,
@@ -70,6 +72,7 @@ impl Worker {
             numbers: Numbers::from_kernel(),
             shutdown: Shutdown::new(),
             cluster_headers: settings.cluster.headers(pid),
+            draining: AtomicBool::new(false),
             dates: Dates::default(),
             sessions: Places::new(settings.limits.http_sessions),
             websockets: Places::new(settings.limits.websocket_sessions),
@@ -91,6 +94,16 @@ impl Worker {
     /// A place among those that are told that there is none.
     pub(crate) fn take_refused(&self) -> Option<OwnedSemaphorePermit> {
         self.refused.take()
+    }
+
+    /// Nothing is accepted any more; every answer is the last one of its connection.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.shutdown.request();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     pub(crate) fn head_limits(&self) -> HeadLimits {

@@ -158,6 +158,31 @@ fn what_a_client_has_already_is_not_sent_again() {
 }
 
 #[test]
+fn a_file_that_was_compressed_beforehand_is_sent_to_whom_takes_it() {
+    let root = app_root();
+    for (ending, text) in [("br", "in brotli"), ("gz", "in gzip")] {
+        fs::write(root.path().join("public/css/site.css").with_extension(format!("css.{ending}")), text).unwrap();
+    }
+    let limited = Launch::embedded(root.path()).set("ARLEN_STATIC_ALLOW_EXTENSIONS", "css");
+    let (_worker, mut client) = serve(limited);
+    for (accept, coding, body) in [
+        ("gzip, deflate, br", Some("br"), "in brotli"),
+        ("gzip", Some("gzip"), "in gzip"),
+        ("br;q=0, gzip;q=0.5", Some("gzip"), "in gzip"),
+        ("identity", None, "p{}\n"),
+        ("zstd", None, "p{}\n"),
+    ] {
+        let answer = client.ask("GET", "/css/site.css", &[&format!("Accept-Encoding: {accept}")]);
+        assert_eq!((answer.status, answer.header("content-encoding"), answer.body.as_str()), (200, coding, body));
+        assert_eq!(answer.header("content-type"), Some("text/css; charset=utf-8"), "{accept}");
+        assert_eq!(answer.header("vary"), Some("accept-encoding"), "{accept}");
+    }
+    let first = client.ask("GET", "/css/site.css", &["Accept-Encoding: br"]);
+    let plain = client.get("/css/site.css");
+    assert_ne!(first.header("etag"), plain.header("etag"), "two representations");
+}
+
+#[test]
 fn without_public_there_is_a_page_that_says_so() {
     let root = tempfile::tempdir().unwrap();
     let (_worker, mut client) = serve(Launch::embedded(root.path()));

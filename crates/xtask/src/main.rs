@@ -9,6 +9,7 @@ mod planted;
 mod scale;
 mod sim;
 mod soak;
+mod throughput;
 mod words;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ Usage: cargo xtask TASK
   bench        measure what the manager costs and how fast it reacts (--help)
   soak         reload and kill by the thousand, and look for leaks (--help)
   scale        measure what a thousand workers cost the manager (--help)
+  throughput   measure the worker library beside bare hyper, and idle connections (--help)
   conformance  compare what a worker answers with what the contract and the standard say (--help)
   load         put an HTTP load on a URL and tell every kind of failure apart (--help)
   sim          run simulated schedules of faults against the supervisor (--help)
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Some("conformance") => conformance::run(words),
         Some("load") => load::run(words),
         Some("soak") => soak::run(words),
+        Some("throughput") => throughput::run(words),
         Some("scale") => scale::run(words),
         Some("sim") => sim::run(words),
         Some("planted") => planted::run(words),

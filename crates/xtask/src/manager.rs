@@ -27,7 +27,7 @@ pub(crate) fn build_worker() -> Outcome<PathBuf> {
 }
 
 /// Builds something for release, which is then to be found under this path.
-fn release(what: &[&str], path: &str) -> Outcome<PathBuf> {
+pub(crate) fn release(what: &[&str], path: &str) -> Outcome<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo).args(["build", "--quiet", "--release"]).args(what).status()?;
     if !built.success() {

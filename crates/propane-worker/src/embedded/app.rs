@@ -59,7 +59,10 @@ fn route(method: &Method, path: &str) -> Route {
 
 impl App {
     pub(super) fn new(public: Option<Public>, serve_static: bool) -> Self {
-        let files = public.map(|public| ServeDir::with_backend("", public).ignore_multi_range_requests(true));
+        let files = public.map(|public| {
+            let files = ServeDir::with_backend("", public).ignore_multi_range_requests(true);
+            files.precompressed_br().precompressed_gzip()
+        });
         Self { files, serve_static }
     }
 

@@ -35,6 +35,9 @@ pub(super) struct PublicError {
 /// To read a file. Opening a pipe must not wait for its writer, nor a terminal become ours.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
+/// Endings of files that are another file, compressed beforehand.
+const COMPRESSED: [&str; 2] = ["br", "gz"];
+
 /// To see what is there.
 const LOOK: OFlags = OFlags::PATH;
 
@@ -68,9 +71,16 @@ impl Public {
 
     fn has_served_extension(&self, path: &Path) -> bool {
         let Some(extensions) = &self.extensions else { return true };
-        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-        extension.is_some_and(|extension| extensions.contains(&extension))
+        let is_served = |path: &Path| extension(path).is_some_and(|extension| extensions.contains(&extension));
+        // What is compressed beforehand is the file without that ending.
+        let is_compressed = extension(path).is_some_and(|extension| COMPRESSED.contains(&extension.as_str()));
+        is_served(path) || is_compressed && path.file_stem().is_some_and(|stem| is_served(Path::new(stem)))
     }
+}
+
+/// In lower case.
+fn extension(path: &Path) -> Option<String> {
+    path.extension()?.to_str().map(str::to_ascii_lowercase)
 }
 
 /// A name that starts with a dot is nobody's business, but for the registered `.well-known`.
@@ -250,6 +260,10 @@ mod tests {
         assert!(reads(&public, "css/site.css").is_some());
         assert!(public.look(Path::new("css"), LOOK).is_ok());
         assert!(reads(&public, "Makefile").is_none());
+        for (file, is_served) in [("css/site.css.br", true), ("css/site.css.GZ", true), ("css/site.sql.gz", false)] {
+            fs::write(root.path().join("public").join(file), "").unwrap();
+            assert_eq!(reads(&public, file).is_some(), is_served, "{file}");
+        }
         assert!(reads(&public, ".well-known/security.txt").is_none());
     }
 

@@ -15,7 +15,7 @@ fn offer(stream: &[u8], cuts: &[usize]) -> Outcome {
     for to in cuts.iter().copied().chain([stream.len()]) {
         held.extend_from_slice(&stream[from..to]);
         from = to;
-        let admitted = guard.admit(&held);
+        let admitted = guard.admit(&mut held);
         passed.extend(held.drain(..admitted.bytes));
         heads += admitted.heads;
     }
@@ -127,7 +127,7 @@ fn more_fields_than_the_parser_takes_are_too_many() {
     let head = |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(fields - 1));
     let place = |fields| {
         let mut guard = Guard::new(limits);
-        guard.admit(head(fields).as_bytes());
+        guard.admit(head(fields).into_bytes().as_mut_slice());
         guard.place()
     };
     assert_eq!(place(MAX_FIELDS), Place::Head);
@@ -178,17 +178,34 @@ fn chunked_bodies_are_taken_to_the_letter() {
 fn after_a_wish_for_another_protocol_nothing_passes_until_it_is_decided() {
     let head = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
     let mut guard = Guard::new(LIMITS);
-    assert_eq!(guard.admit(&[&head[..], b"\x81\x80"].concat()), Admitted { bytes: head.len(), heads: 1 });
+    assert_eq!(guard.admit(&mut [&head[..], b"\x81\x80"].concat()), Admitted { bytes: head.len(), heads: 1 });
     assert_eq!(guard.place(), Place::Undecided);
-    assert_eq!(guard.admit(b"\x81\x80"), Admitted { bytes: 0, heads: 0 });
+    assert_eq!(guard.admit(&mut b"\x81\x80".to_owned()), Admitted { bytes: 0, heads: 0 });
     guard.decide(true);
-    assert_eq!(guard.admit(b"\x81\x80"), Admitted { bytes: 2, heads: 0 });
+    assert_eq!(guard.admit(&mut b"\x81\x80".to_owned()), Admitted { bytes: 2, heads: 0 });
 
     let mut guard = Guard::new(LIMITS);
-    guard.admit(head);
+    guard.admit(&mut head.to_owned());
     guard.decide(false);
-    assert_eq!(guard.admit(b"\x81\x80\r\n\r\n"), Admitted { bytes: 0, heads: 0 });
+    assert_eq!(guard.admit(&mut b"\x81\x80\r\n\r\n".to_owned()), Admitted { bytes: 0, heads: 0 });
     assert_eq!(guard.place(), Place::BadHead(Fault::Malformed));
+}
+
+#[test]
+fn a_wish_for_http2_in_the_middle_is_not_passed_on() {
+    let asking = b"\r\nGET / HTTP/1.1\r\nHost: a\r\nupgrade: h2c\r\nConnection: upgrade\r\n\r\n";
+    let mut bytes = asking.to_vec();
+    let mut guard = Guard::new(LIMITS);
+    assert_eq!(guard.admit(&mut bytes), Admitted { bytes: asking.len(), heads: 1 });
+    assert_eq!(guard.place(), Place::Head);
+    assert_eq!(
+        String::from_utf8(bytes).unwrap(),
+        String::from_utf8(asking.to_vec()).unwrap().replace("upgrade: h", "Ignored: h")
+    );
+    let mut both = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nUpgrade: h2c\r\n\r\n".to_vec();
+    let mut guard = Guard::new(LIMITS);
+    guard.admit(&mut both);
+    assert_eq!(guard.place(), Place::Undecided);
 }
 
 #[test]
@@ -227,6 +244,12 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #[test]
+    fn what_is_plain_is_a_target_to_the_parser(target in "/[a-zA-Z0-9/_.~?=&%+-]{0,40}") {
+        prop_assert!(is_plain(&target));
+        prop_assert!(target.parse::<Uri>().is_ok());
+    }
+
     #[test]
     fn how_a_stream_is_cut_changes_nothing(
         pieces in prop::collection::vec(piece(), 0..24),
