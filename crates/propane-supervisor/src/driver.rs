@@ -17,6 +17,7 @@ use crate::children::{Birth, Child, Children};
 use crate::collision;
 use crate::drain::LeavingSlots;
 use crate::journal::Journal;
+use crate::memory;
 use crate::notify::{NotifyDirectory, NotifySocket};
 use crate::plan::Plan;
 use crate::poller::{BATCH, Poller, Token};
@@ -88,6 +89,8 @@ pub(crate) struct Driver {
     /// Whether workers bind by themselves, and are steered around when they leave.
     steers: bool,
     observed_at: Time,
+    /// Whether a start or a reload has left code in memory that nobody needs now.
+    has_grown: bool,
     exit: Option<(u8, ShutdownCause)>,
 }
 
@@ -119,6 +122,7 @@ impl Driver {
             observed_at: Time::default(),
             leaving_slots: LeavingSlots::new(port),
             retirement: Retirement::new(port),
+            has_grown: false,
             exit: None,
         })
     }
@@ -133,6 +137,9 @@ impl Driver {
             self.steer();
             self.probe_steering();
             self.save_state();
+            if std::mem::take(&mut self.has_grown) {
+                memory::give_back_code();
+            }
             self.wait()?;
         }
     }
@@ -294,6 +301,10 @@ impl Driver {
     }
 
     fn report(&mut self, report: &Report) {
+        self.has_grown |= matches!(
+            report,
+            Report::ManagerReady { .. } | Report::ReloadCompleted { .. } | Report::ReloadFailed { .. }
+        );
         self.loader.hear(report);
         self.journal.report(report, |worker| self.children.facts(worker));
     }

@@ -13,6 +13,7 @@ mod http_probe;
 mod identity;
 mod journal;
 mod lifecycle;
+mod memory;
 mod notify;
 mod output;
 mod pidfile;

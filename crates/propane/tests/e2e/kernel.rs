@@ -234,7 +234,9 @@ fn an_app_root_that_is_gone_delays_spawns_until_it_is_back() {
 #[test]
 fn a_manager_whose_program_was_deleted_still_respawns_and_reloads() {
     let app = App::new("propaneAccessories = { workerCount = 2; respawnDelayMs = 0; reloadOverlapSeconds = 0; };");
-    fs::copy(env!("CARGO_BIN_EXE_propane"), app.path("propane")).unwrap();
+    // Not by this process: a test beside this one could fork while the copy is open for writing, and then it is "busy".
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_propane")).arg(app.path("propane")).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(app.path("propane"));
     command.args(app.command(&[]).get_args()).current_dir(app.root()).stdin(Stdio::null());
     let manager = Manager::spawn(command, app.address);
