@@ -70,10 +70,11 @@ fn last_sign(text: &[u8]) -> Option<usize> {
 }
 
 /// Whether this can be a host, with or without a port: what follows its first colon is a number, or it is an IPv6
-/// address in brackets.
+/// address in brackets. A colon with nothing behind it is rather followed by a password that begins with a `/` or `#`.
 fn may_be_host(authority: &[u8]) -> bool {
     let after_colon = authority.splitn(2, |byte| *byte == b':').nth(1);
-    authority.starts_with(b"[") || after_colon.is_none_or(|port| port.iter().all(u8::is_ascii_digit))
+    authority.starts_with(b"[")
+        || after_colon.is_none_or(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
 }
 
 /// What is secret in a text.
@@ -175,6 +176,9 @@ impl Words<'_> {
             let colon = word.iter().position(|byte| *byte == b':').filter(|at| *at > 0 && !word.starts_with(b"\""));
             if self.quotes == Quotes::Nothing && is_secret(word) {
                 self.add_line(range.end);
+            }
+            if hides_url_user(word) {
+                self.secrets.push(range.clone());
             }
             if matches!(word, b"=" | b":") && is_secret(key) {
                 self.add_value();
@@ -303,6 +307,11 @@ impl Words<'_> {
     }
 }
 
+/// Whether a word of the text has a URL with a user once its escapes are read: `http:\/\/me:pw@host`.
+fn hides_url_user(word: &[u8]) -> bool {
+    word.contains(&b'\\') && unescape(&String::from_utf8_lossy(word)).is_ok_and(|(text, _)| has_url_user(&text))
+}
+
 /// Whether a word of the text is a secret key, however it is quoted and escaped.
 fn is_secret(word: &[u8]) -> bool {
     let word = word.strip_prefix(b"\"").map_or(word, |rest| rest.strip_suffix(b"\"").unwrap_or(rest));
@@ -369,6 +378,10 @@ mod tests {
             // Keys as they can be written.
             ("\"pass\\U0077ord\" = abc;", "\"pass\\U0077ord\" = ***;"),
             ("\"db.apiToken\" = abc;", "\"db.apiToken\" = ***;"),
+            // Users of URLs as they can be written.
+            (r#"url = "http:\/\/me:pw@host";"#, "url = *********************;"),
+            (r#"url = "http\U003a//me:pw@host";"#, "url = ************************;"),
+            (r#"url = "http://me:pw\100host"; x = 1;"#, "url = **********************; x = 1;"),
             // Comments before, in and after the value.
             ("password /* x */ = abc;", "password /* x */ = ***;"),
             ("password = // not; this\n  abc;", "password = ******; this\n  ***;"),
@@ -404,7 +417,9 @@ mod tests {
             "a postgres://***@h/d b https://h/?q=a@b"
         );
         assert_eq!(mask_url_users("redis://:p@ss@h"), "redis://***@h", "up to the last @");
-        for unescaped in ["redis://me:p/w@h", "redis://me:p?w#@h", "redis://me:p\"w@h", "redis://me:p\\w@h"] {
+        for unescaped in
+            ["redis://me:p/w@h", "redis://me:p?w#@h", "redis://me:p\"w@h", "redis://me:p\\w@h", "redis://me:/w@h"]
+        {
             assert_eq!(mask_url_users(unescaped), "redis://***@h", "{unescaped}");
         }
         for host in ["http://h:80/a@b", "http://[::1]:80/a@b", "http://h/a@b", "http://h:80 a@b"] {
