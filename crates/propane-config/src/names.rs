@@ -153,9 +153,9 @@ fn screaming(name: &str) -> String {
     out
 }
 
-/// Whether three quarters of the words of both names together stand in both.
+/// Whether three quarters of the words of both names together stand in both. The prefix says nothing: all have it.
 fn shares_words(name: &str, known: &str) -> bool {
-    let (ours, theirs): (Vec<_>, Vec<_>) = (known.split('_').collect(), name.split('_').collect());
+    let (ours, theirs): (Vec<_>, Vec<_>) = (known.split('_').skip(1).collect(), name.split('_').skip(1).collect());
     let shared = ours.iter().filter(|word| theirs.contains(word)).count();
     shared * 4 >= (ours.len() + theirs.len() - shared) * 3
 }
