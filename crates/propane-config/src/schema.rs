@@ -72,7 +72,6 @@ fn to_json(value: Value) -> Json {
 
 /// What a setting accepts.
 fn accepted(kind: Kind) -> Map<String, Json> {
-    let any_text = || json!({ "type": "string", "pattern": shape(Shape::Any) });
     let accepted = match kind {
         Kind::Int { min, max } => json!({ "anyOf": [
             { "type": "integer", "minimum": min, "maximum": max },
@@ -87,8 +86,8 @@ fn accepted(kind: Kind) -> Map<String, Json> {
             { "enum": words },
             { "type": "string", "pattern": trimmed(&any_case(words.iter().copied())) },
         ] }),
-        Kind::List => json!({ "type": "array", "items": { "anyOf": [
-            any_text(),
+        Kind::List => json!({ "type": "array", "minItems": 1, "items": { "anyOf": [
+            { "type": "string", "pattern": format!(r"^[^\u0000,{SPACE}](?:[^\u0000,]*[^\u0000,{SPACE}])?$") },
             { "type": "integer", "minimum": i64::MIN, "maximum": i64::MAX },
         ] } }),
         Kind::Text(pattern @ (Shape::Octal | Shape::UrlPath)) => json!({ "type": "string", "pattern": shape(pattern) }),

@@ -102,7 +102,10 @@ impl Kind {
     /// Reads a value from a layer that has only text: the environment and the command line.
     pub fn read_text(self, text: &str) -> Result<Value, Misfit> {
         match self {
-            Self::List => Ok(Value::List(text.split(',').map(|word| word.trim().to_owned()).collect())),
+            Self::List => {
+                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+                read_words(words.map(str::to_owned).collect())
+            }
             _ => self.read_scalar(text),
         }
     }
@@ -121,7 +124,7 @@ impl Kind {
     pub(crate) fn read_content(self, content: &Content<'_>) -> Result<Value, Misfit> {
         match (self, content) {
             (Self::List, Content::Array(items)) => {
-                items.iter().map(|item| read_word(&item.content)).collect::<Result<_, _>>().map(Value::List)
+                items.iter().map(|item| read_word(&item.content)).collect::<Result<_, _>>().and_then(read_words)
             }
             (Self::List, other) => Err(Misfit::type_of(other)),
             (_, Content::Text(text)) => self.read_scalar(text),
@@ -240,6 +243,19 @@ fn read_word(content: &Content<'_>) -> Result<String, Misfit> {
         }
         other => Err(Misfit::type_of(other)),
     }
+}
+
+/// A list goes to workers as one variable, its words separated by commas and spaces around them dropped. What would
+/// arrive as something else is refused; an empty variable is an unset one, which workers take for all extensions.
+fn read_words(words: Vec<String>) -> Result<Value, Misfit> {
+    let is_kept = |word: &String| !word.is_empty() && word.trim() == word && !word.contains(',');
+    if words.is_empty() {
+        return Err(Misfit::out_of_range("is empty"));
+    }
+    if !words.iter().all(is_kept) {
+        return Err(Misfit::out_of_range("has a word that is empty, holds a comma, or begins or ends with a space"));
+    }
+    Ok(Value::List(words))
 }
 
 /// The value as a message quotes it; long ones are cut, because a message is one line.

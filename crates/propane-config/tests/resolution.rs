@@ -485,7 +485,7 @@ fn workers_get_what_is_theirs() {
     assert_eq!(exported(&set, "ARLEN_MAX_BODY_BYTES").as_deref(), Some("10"));
     assert_eq!(exported(&set, "ARLEN_SERVE_STATIC").as_deref(), Some("0"));
     assert_eq!((set.config.log_format, set.config.serve_static), (Some(LogFormat::Json), Some(false)));
-    let listed = App::new("{}").var("ARLEN_STATIC_ALLOW_EXTENSIONS", "css, js").load();
+    let listed = App::new("{}").var("ARLEN_STATIC_ALLOW_EXTENSIONS", " css, js,,").load();
     assert_eq!(exported(&listed, "ARLEN_STATIC_ALLOW_EXTENSIONS").as_deref(), Some("css,js"));
 }
 
