@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use crate::document::Span;
 use crate::lookup::is_under;
 use crate::origin::Origin;
+use crate::secrets::mask_url_users;
 use crate::source::{Quote, Source};
 
 /// One thing that is wrong.
@@ -176,20 +177,21 @@ impl Serialize for Code {
 
 impl Problem {
     pub(crate) fn error(code: Code, message: impl Into<String>) -> Self {
-        Self::new(Severity::Error, code, message.into())
+        Self::new(Severity::Error, code, &message.into())
     }
 
     pub(crate) fn warning(code: Code, message: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, code, message.into())
+        Self::new(Severity::Warning, code, &message.into())
     }
 
-    fn new(severity: Severity, code: Code, message: String) -> Self {
+    fn new(severity: Severity, code: Code, message: &str) -> Self {
         Self {
             severity,
             code,
             key: None,
             also: Vec::new(),
-            message,
+            // It may quote a path or a name that somebody took from a URL.
+            message: mask_url_users(message),
             place: None,
             expected: None,
             suggestion: None,

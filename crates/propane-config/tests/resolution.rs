@@ -528,6 +528,15 @@ fn misspelt_variables_are_recognised() {
 }
 
 #[test]
+fn a_message_shows_no_user_of_a_url() {
+    for flag in ["env", "app-root", "framework-root"] {
+        let problems = App::new("{}").flag(flag, "http://me:hunter2@host").load().problems;
+        assert!(problems.iter().any(|problem| problem.message.contains("http://***@host")), "{flag}: {problems:?}");
+        assert!(problems.iter().all(|problem| !problem.message.contains("hunter2")), "{flag}: {problems:?}");
+    }
+}
+
+#[test]
 fn a_secret_is_never_shown_however_its_key_is_written() {
     let app = App::new("{ \"db password\" = hunter2; a = { \"b.token\" = hunter2; secret = { c = (hunter2); }; }; }");
     let resolution = app.load();
