@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
+use crate::choices::SocketStrategy;
 use crate::document::{Content, Entry};
 use crate::inputs::Inputs;
 use crate::layer::Leaf;
@@ -14,7 +15,7 @@ use crate::settings::SETTINGS;
 use crate::stack::Stack;
 use crate::tree;
 use crate::value::{Value, read_bool};
-use crate::worker::{Strategy, WorkerChoice};
+use crate::worker::{Strategy, WorkerChoice, unix_path};
 use crate::world::{APP_FILE, FileRead, Framework, World};
 
 /// Variables whose names are probably misspelt, or that Kubernetes made up.
@@ -148,7 +149,41 @@ impl Settings<'_, '_> {
             self.respawn_delays(),
             self.shared_state(),
         ];
-        found.into_iter().flatten().chain(self.descriptor_thresholds()).collect()
+        let found = found.into_iter().flatten();
+        found.chain(self.unix_socket()).chain(self.descriptor_thresholds()).collect()
+    }
+
+    /// What a UNIX socket, which has one listener and no port, does not go with.
+    fn unix_socket(&self) -> Vec<Problem> {
+        const STRATEGY: &str = "propaneAccessories.socketStrategy";
+        let Some(path) = unix_path(self.stack.text("host")) else { return Vec::new() };
+        let is_set = |key| self.stack.winner(key).is_some_and(|leaf| leaf.origin.is_explicit());
+        let host = &[("host", "a UNIX socket")];
+        let mut problems = Vec::new();
+        if path.is_empty() {
+            let problem = Problem::error(Code::UnixSocket, "host = unix: names no file").expected("unix:/path");
+            problems.extend(self.between(problem, ("host", ""), &[]));
+        }
+        if self.strategy.binds_by_itself() {
+            let message = format!(
+                "workers cannot bind a UNIX socket each, which socketStrategy = {} means",
+                self.strategy.as_str()
+            );
+            let problem = Problem::error(Code::UnixSocket, message).expected("auto or shared");
+            problems.extend(self.between(problem, (STRATEGY, ""), host));
+        } else if !self.choice.may_take_descriptor() {
+            let message = "an Arlen server cannot serve a UNIX socket";
+            let problem = Problem::error(Code::UnixSocket, message).expected("an IP address or a host name");
+            problems.extend(self.between(problem, ("host", ""), &[]));
+        } else if self.stack.text(STRATEGY) == SocketStrategy::Inherit.as_str() {
+            let message = "a UNIX socket has one listener: socketStrategy = shared is used instead of inherit";
+            problems.extend(self.between(Problem::warning(Code::UnixSocket, message), (STRATEGY, ""), host));
+        }
+        if is_set("port") {
+            let message = format!("port = {} means nothing, because host is a UNIX socket", self.stack.int("port"));
+            problems.extend(self.between(Problem::warning(Code::UnixSocket, message), ("port", ""), host));
+        }
+        problems
     }
 
     fn jobs(&self) -> Option<Problem> {

@@ -60,4 +60,4 @@ pub use source::Quote;
 pub use sweep::{CheckedFile, Sweep};
 pub use tree::tree_to_json;
 pub use value::{Kind, Misfit, Shape, Value};
-pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice};
+pub use worker::{PrepareStep, Strategy, Worker, WorkerChoice, unix_path};

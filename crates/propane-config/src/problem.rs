@@ -131,6 +131,8 @@ codes! {
     WorkerCommand = "worker-command",
     /// A socket strategy that the worker command contradicts.
     Strategy = "strategy",
+    /// A setting that means nothing, or cannot be had, on a UNIX socket.
+    UnixSocket = "unix-socket",
     /// Job workers without a command to run.
     JobsWithoutCommand = "jobs-without-command",
     /// A job command without workers to run it.

@@ -175,7 +175,7 @@ pub(crate) fn resolve(inputs: &Inputs, options: &Options, world: &World, kept: O
 
     let stack = Stack::new(&layers);
     let (worker, command_problem) = choose_worker(&stack, options, world, &sources);
-    let strategy = Strategy::effective(asked_strategy(&stack), &worker.choice);
+    let strategy = Strategy::effective(asked_strategy(&stack), &worker.choice, stack.text("host"));
     let derived = derive(&stack, strategy, inputs.hostname.as_deref());
 
     let place = |leaf: &Leaf| place_of(leaf, &sources);

@@ -267,10 +267,10 @@ const HOUR_MS: i64 = 3_600_000;
 
 settings! {
     top {
-        /// Address that workers listen on.
+        /// Address or name that workers listen on, or unix: and the path of a socket, relative to the app root.
         host: String = "host" => text("127.0.0.1", Shape::NonEmpty)
             .var("ARLEN_HOST").with_legacy_alias().flag("host").export(Export::Always).on_reload(Reload::Restart);
-        /// TCP port that workers listen on.
+        /// TCP port that workers listen on; means nothing on a UNIX socket.
         port: u16 = "port" => int(3000, 1, 65535)
             .var("ARLEN_PORT").with_legacy_alias().flag("port").export(Export::Always).on_reload(Reload::Restart);
         /// Connections the kernel queues for a listener before it turns new ones away.

@@ -71,6 +71,11 @@ pub struct Worker {
     pub reason: String,
 }
 
+/// The path in a `host` that names a UNIX socket: `unix:/run/app.sock`.
+pub fn unix_path(host: &str) -> Option<&str> {
+    host.strip_prefix("unix:")
+}
+
 impl Strategy {
     /// Whether each worker binds the port by itself.
     pub const fn binds_by_itself(self) -> bool {
@@ -87,9 +92,10 @@ impl Strategy {
         }
     }
 
-    /// What `auto` means for this worker, or what was asked for.
-    pub(crate) fn effective(asked: SocketStrategy, choice: &WorkerChoice) -> Self {
+    /// What `auto` means for this worker, or what was asked for. A UNIX socket has one listener.
+    pub(crate) fn effective(asked: SocketStrategy, choice: &WorkerChoice, host: &str) -> Self {
         match asked {
+            SocketStrategy::Inherit | SocketStrategy::Auto if unix_path(host).is_some() => Self::Shared,
             SocketStrategy::Inherit => Self::Inherit,
             SocketStrategy::Shared => Self::Shared,
             SocketStrategy::Reuseport => Self::Reuseport,
@@ -107,6 +113,11 @@ impl WorkerChoice {
             Self::ArlenApp { .. } | Self::FrameworkServer { .. } => false,
             Self::Embedded => true,
         }
+    }
+
+    /// Whether it may serve on a descriptor that it is given. Arlen's servers never do; what a command does, only it knows.
+    pub fn may_take_descriptor(&self) -> bool {
+        !matches!(self, Self::ArlenApp { .. } | Self::FrameworkServer { .. })
     }
 
     /// What has to succeed before workers can be started, if anything has to.

@@ -1,16 +1,70 @@
 //! One client: a request at a time, for as long as the load runs.
 
-use std::io::{BufReader, Write as _};
+use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 use crate::report::{Failure, Report, Sample};
 use crate::response::{self, Answer, Unanswered};
-use crate::{Mode, Shared, Target};
+use crate::{Mode, Place, Shared, Target};
 
 /// A connection that has carried at least one request.
-type Connection = BufReader<TcpStream>;
+type Connection = BufReader<Stream>;
+
+/// The bytes of a connection.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(target: &Target) -> io::Result<Self> {
+        let patience = Some(target.patience);
+        match &target.place {
+            Place::Address(address) => {
+                let stream = TcpStream::connect_timeout(address, target.patience)?;
+                stream.set_read_timeout(patience)?;
+                stream.set_write_timeout(patience)?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Tcp(stream))
+            }
+            Place::File(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.set_read_timeout(patience)?;
+                // Connecting waits for room in the queue for so long.
+                socket.set_write_timeout(patience)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                Ok(Self::Unix(socket.into()))
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 pub(crate) fn run(target: &Target, mode: Mode, began: Instant, shared: &Shared) -> Report {
     let request = request(target, mode);
@@ -67,13 +121,7 @@ impl Client<'_> {
             Failure::Timeout => (Failure::Timeout, format!("connect: {error}")),
             _ => (Failure::Connect, error.to_string()),
         };
-        let patience = self.target.patience;
-        let stream = TcpStream::connect_timeout(&self.target.address, patience).map_err(failed)?;
-        let options = stream
-            .set_read_timeout(Some(patience))
-            .and_then(|()| stream.set_write_timeout(Some(patience)))
-            .and_then(|()| stream.set_nodelay(true));
-        options.map_err(failed)?;
+        let stream = Stream::connect(self.target).map_err(failed)?;
         self.report.connections += 1;
         Ok(BufReader::new(stream))
     }

@@ -19,6 +19,7 @@ mod report;
 mod response;
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -36,11 +37,20 @@ pub enum Mode {
     KeepAlive,
 }
 
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// An IP address and a port.
+    Address(SocketAddr),
+    /// A UNIX socket.
+    File(PathBuf),
+}
+
 /// What is asked for, of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Where to connect.
-    pub address: SocketAddr,
+    pub place: Place,
     /// The `Host` header.
     pub host: String,
     /// The request target, with its leading slash.
@@ -63,7 +73,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 impl Target {
     /// `/` on `address`.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), path: "/".to_owned(), patience: PATIENCE }
+        Self { place: Place::Address(address), host: address.to_string(), path: "/".to_owned(), patience: PATIENCE }
+    }
+
+    /// `/` of the server on the UNIX socket at `file`.
+    pub fn on_file(file: PathBuf) -> Self {
+        Self { place: Place::File(file), host: "localhost".to_owned(), path: "/".to_owned(), patience: PATIENCE }
     }
 
     /// The same with another path.
@@ -212,10 +227,14 @@ mod tests {
     #[test]
     fn a_url_is_taken_apart() {
         let target = Target::parse("http://127.0.0.1:3000/a/b?c").unwrap();
-        assert_eq!((target.address.to_string().as_str(), target.path.as_str()), ("127.0.0.1:3000", "/a/b?c"));
+        let address = |target: &Target| match &target.place {
+            Place::Address(address) => address.to_string(),
+            Place::File(path) => path.display().to_string(),
+        };
+        assert_eq!((address(&target).as_str(), target.path.as_str()), ("127.0.0.1:3000", "/a/b?c"));
         assert_eq!(target.host, "127.0.0.1:3000");
         let target = Target::parse("http://[::1]").unwrap();
-        assert_eq!((target.address.to_string().as_str(), target.path.as_str()), ("[::1]:80", "/"));
+        assert_eq!((address(&target).as_str(), target.path.as_str()), ("[::1]:80", "/"));
         assert!(Target::parse("https://127.0.0.1/").is_err());
         assert!(Target::parse("http://no.such.host.invalid/").is_err());
     }

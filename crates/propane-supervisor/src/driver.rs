@@ -17,7 +17,9 @@ use crate::children::{Birth, Child, Children};
 use crate::collision;
 use crate::drain::LeavingSlots;
 use crate::journal::Journal;
+use crate::lifecycle::WorkerFacts;
 use crate::memory;
+use crate::neglect::{self, Finding, Neglect};
 use crate::notify::{NotifyDirectory, NotifySocket};
 use crate::plan::Plan;
 use crate::poller::{BATCH, Poller, Token};
@@ -26,7 +28,7 @@ use crate::readiness::{Expectation, Readiness};
 use crate::reload::Loader;
 use crate::retire::{self, Member, Retirement, Verdict};
 use crate::signals::{Caught, Signals};
-use crate::sockets::Sockets;
+use crate::sockets::{Revival, Sockets};
 use crate::spawn::{Identity, Spawner};
 use crate::state::{State, StateFile};
 
@@ -84,6 +86,7 @@ pub(crate) struct Driver {
     state_file: StateFile,
     spawner: Spawner,
     collision_told: bool,
+    neglect: Neglect,
     leaving_slots: LeavingSlots,
     retirement: Retirement,
     /// Whether workers bind by themselves, and are steered around when they leave.
@@ -119,6 +122,7 @@ impl Driver {
             state_file: setup.state_file,
             spawner: setup.spawner,
             collision_told: false,
+            neglect: Neglect::default(),
             observed_at: Time::default(),
             leaving_slots: LeavingSlots::new(port),
             retirement: Retirement::new(port),
@@ -241,7 +245,7 @@ impl Driver {
         if role == Role::Http {
             let expectation = Expectation {
                 listener: self.sockets.inode(slot),
-                address: self.sockets.address(),
+                address: self.sockets.address().clone(),
                 path: plan.readiness_path.clone(),
                 settle: plan.policy.reload_overlap,
             };
@@ -296,7 +300,7 @@ impl Driver {
 
     fn count_connections(&mut self, worker: WorkerId) {
         let Some(child) = self.children.get(worker).filter(|child| child.is_alive()) else { return };
-        let count = retire::connections_in_use(self.sockets.address().port(), child.pid());
+        let count = retire::connections_in_use(self.sockets.address(), child.pid());
         self.inbox.push_back(Event::ConnectionsCut { worker, count });
     }
 
@@ -307,6 +311,36 @@ impl Driver {
         );
         self.loader.hear(report);
         self.journal.report(report, |worker| self.children.facts(worker));
+        match report {
+            Report::WorkerReady { worker, proof: Proof::Notified | Proof::Unproven, .. } => {
+                let WorkerFacts { pid, slot, .. } = self.children.facts(*worker);
+                if let Some(inode) = self.sockets.inode(slot) {
+                    self.neglect.watch(self.now(), *worker, pid, inode);
+                }
+            }
+            Report::WorkerBootTimedOut { worker, .. } => self.tell_of_place(*worker),
+            Report::WorkerStopRequested { worker, .. } => self.neglect.forget(*worker),
+            _ => {}
+        }
+    }
+
+    /// Says where a worker listens that was not ready in time.
+    fn tell_of_place(&mut self, worker: WorkerId) {
+        let facts = self.children.facts(worker);
+        let given = self.sockets.inode(facts.slot);
+        let Some(elsewhere) = neglect::elsewhere(facts.pid, given) else { return };
+        if given.is_some() {
+            self.journal.ignored_socket(facts, Finding { queued: 0, elsewhere: Some(elsewhere) });
+        } else {
+            self.journal.listens_elsewhere(facts, elsewhere, self.sockets.address());
+        }
+    }
+
+    fn look_for_neglect(&mut self) {
+        let now = self.now();
+        for (worker, finding) in self.neglect.look(now, self.sockets.address()) {
+            self.journal.ignored_socket(self.children.facts(worker), finding);
+        }
     }
 
     /// Waits until something happens, and puts it into the inbox.
@@ -325,6 +359,7 @@ impl Driver {
         self.look_for_ready();
         self.look_for_empty_groups();
         self.look_for_drained();
+        self.look_for_neglect();
         // Last, and only when nothing waits to be heard: a deadline must not be judged before a word that met it.
         if heard_all && self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.inbox.push_back(Event::TimePassed);
@@ -340,6 +375,7 @@ impl Driver {
         let due = [
             self.core.poll_timeout(),
             self.readiness.next_look(),
+            self.neglect.next_look(),
             self.leaving_slots.next_look(),
             self.retirement.next_look(),
             boot,
@@ -385,6 +421,7 @@ impl Driver {
         }
         if let Some((status, group_alive)) = self.children.reap(worker) {
             self.readiness.forget(worker);
+            self.neglect.forget(worker);
             self.leaving_slots.forget(worker);
             if self.steers && self.children.get(worker).is_some_and(Child::serves_http) {
                 self.retirement.gone(self.now(), worker, &self.members());
@@ -505,20 +542,28 @@ impl Driver {
     /// Lets listeners listen again that a worker has shut down.
     fn revive(&mut self) {
         match self.sockets.revive() {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::warn!(
-                    "a worker has shut its listener down, and what waited there was lost; it listens again \
-                     (a worker that leaves should close it instead)"
+            Ok(Revival::Nothing) => return,
+            Ok(Revival::Again) => tracing::warn!(
+                "a worker has shut its listener down, and what waited there was lost; it listens again \
+                 (a worker that leaves should close it instead)"
+            ),
+            Ok(Revival::Anew) => {
+                tracing::error!(
+                    "a worker has shut the UNIX socket down, which ends it for all workers; it is made anew, and the \
+                     workers are replaced (a worker that leaves should close it instead)"
                 );
-                for listener in self.sockets.listeners() {
-                    self.poller.remove(listener);
-                    self.poller.add_listener(listener);
-                }
-                self.steer();
+                self.inbox.push_back(Event::ReloadRequested);
             }
-            Err(error) => tracing::error!("a worker has shut its listener down, and it cannot listen again: {error}"),
+            Err(error) => {
+                tracing::error!("a worker has shut its listener down, and it cannot listen again: {error}");
+                return;
+            }
         }
+        for listener in self.sockets.listeners() {
+            self.poller.remove(listener);
+            self.poller.add_listener(listener);
+        }
+        self.steer();
     }
 
     /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.

@@ -4,11 +4,11 @@
 //! (`X-Arlen-Worker-Pid`) or when the server's end of the connection is in the hands of the worker's processes.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use nix::libc;
-use socket2::{Domain, Socket, Type};
+use socket2::{SockAddr, Socket};
 
+use crate::sockets::Address;
 use crate::{procinfo, sockdiag};
 
 /// More than any sane answer's head; the body is not read.
@@ -28,8 +28,8 @@ pub(crate) enum Progress {
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct HttpProbe {
-    stream: TcpStream,
-    server: SocketAddr,
+    stream: Socket,
+    server: SockAddr,
     request: Vec<u8>,
     sent: usize,
     head: Vec<u8>,
@@ -37,16 +37,15 @@ pub(crate) struct HttpProbe {
 
 impl HttpProbe {
     /// Begins to connect.
-    pub(crate) fn begin(address: SocketAddr, path: &str) -> io::Result<Self> {
-        let server = reachable(address);
-        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        match socket.connect(&server.into()) {
+    pub(crate) fn begin(address: &Address, path: &str) -> io::Result<Self> {
+        let (stream, server) = address.client()?;
+        match stream.connect(&server) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: propane\r\nAccept: */*\r\n\r\n");
-        Ok(Self { stream: socket.into(), server, request: request.into_bytes(), sent: 0, head: Vec::new() })
+        let host = server.as_socket().map_or_else(|| "localhost".to_owned(), |server| server.to_string());
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: propane\r\nAccept: */*\r\n\r\n");
+        Ok(Self { stream, server, request: request.into_bytes(), sent: 0, head: Vec::new() })
     }
 
     /// Goes on as far as possible without waiting.
@@ -84,22 +83,15 @@ impl HttpProbe {
     }
 
     fn server_end(&self) -> Option<u64> {
-        sockdiag::server_end(self.stream.local_addr().ok()?, self.server).ok().flatten()
+        match (self.stream.local_addr().ok()?.as_socket(), self.server.as_socket()) {
+            (Some(client), Some(server)) => sockdiag::server_end(client, server).ok().flatten(),
+            _ => sockdiag::unix_peer(rustix::fs::fstat(&self.stream).ok()?.st_ino).ok().flatten(),
+        }
     }
 }
 
 fn is_not_yet(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOTCONN)
-}
-
-/// The address at which a listener can be reached: 0.0.0.0 is one only by custom.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// The part of an answer's head that matters.
@@ -127,6 +119,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -147,8 +140,7 @@ mod tests {
     }
 
     /// Steps until the probe has an answer; the server below answers at once, so this ends.
-    fn outcome(mut probe: HttpProbe, listener: &TcpListener, answer: &str, family: &[i32]) -> Progress {
-        let (mut server, _) = listener.accept().unwrap();
+    fn outcome(mut probe: HttpProbe, mut server: impl Read + Write, answer: &str, family: &[i32]) -> Progress {
         while probe.sent < probe.request.len() {
             assert_eq!(probe.step(family), Progress::Pending);
         }
@@ -165,8 +157,10 @@ mod tests {
 
     #[test]
     fn only_an_answer_of_the_worker_counts() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sock");
+        let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
+        let addresses = [Address::Tcp(tcp.local_addr().unwrap()), Address::Unix(path)];
         let me = std::process::id().cast_signed();
         let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned();
         let named = |pid: i32| format!("HTTP/1.1 200 OK\r\nX-Arlen-Worker-Pid: {pid}\r\n\r\n");
@@ -178,8 +172,14 @@ mod tests {
             ("HTTP/1.1 503 Busy\r\n\r\n".to_owned(), vec![me], Progress::Failed),
         ];
         for (answer, family, expected) in table {
-            let probe = HttpProbe::begin(address, "/readyz").unwrap();
-            assert_eq!(outcome(probe, &listener, &answer, &family), expected, "{answer:?} {family:?}");
+            for address in &addresses {
+                let probe = HttpProbe::begin(address, "/readyz").unwrap();
+                let found = match address {
+                    Address::Tcp(_) => outcome(probe, tcp.accept().unwrap().0, &answer, &family),
+                    Address::Unix(_) => outcome(probe, unix.accept().unwrap().0, &answer, &family),
+                };
+                assert_eq!(found, expected, "{address} {answer:?} {family:?}");
+            }
         }
     }
 }

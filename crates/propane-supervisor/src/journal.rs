@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use propane_core::{Report, WorkerId};
 
 use crate::lifecycle::{self, Line, WorkerFacts};
+use crate::neglect::Finding;
 use crate::output::Sink;
+use crate::sockets::Address;
 
 /// The manager's voice.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Journal {
     }
 
     /// Tells how to let workers share a port that they keep each other off.
-    pub(crate) fn collision(&mut self, address: TcpAddress, owner: i32, dead: i32) {
+    pub(crate) fn collision(&mut self, address: &Address, owner: i32, dead: i32) {
         tracing::error!(
             "the workers collide on {address}: pid {owner} holds it alone, and pid {dead} ended without it; \
              put {{fd}} into workerCommand (the socket is then handed down as that descriptor), \
@@ -81,6 +83,38 @@ impl Journal {
         );
         let line = self.event("worker_port_collision").field("role", "http").field("pid", dead);
         self.write(line.field("owner_pid", owner).field("address", address));
+    }
+
+    /// Tells of a worker that lets clients wait in the socket that it was given.
+    pub(crate) fn ignored_socket(&mut self, facts: WorkerFacts, finding: Finding) {
+        let Finding { queued, elsewhere } = finding;
+        let waiting =
+            if queued > 0 { format!(": {queued} connections wait there, and none is taken") } else { String::new() };
+        let place = elsewhere.map(|place| format!("; it listens on {place} by itself")).unwrap_or_default();
+        tracing::error!(
+            "pid {} (slot {}) does not accept from the socket that it was given as fd 3{waiting}{place}. Have it serve on \
+             that descriptor, by {{fd}} in workerCommand or by LISTEN_FDS; or, if it can only bind by itself, set \
+             socketStrategy = steer",
+            facts.pid,
+            facts.slot
+        );
+        let line = self.event("worker_ignores_socket").field("role", "http").field("pid", facts.pid);
+        let line = line.field("queued_connections", queued).field("slot", facts.slot);
+        let line = line.field("generation", facts.generation);
+        self.write(elsewhere.into_iter().fold(line, |line, place| line.field("listens_on", place)));
+    }
+
+    /// Tells of a worker that binds by itself, and not where it should.
+    pub(crate) fn listens_elsewhere(&mut self, facts: WorkerFacts, place: TcpAddress, expected: &Address) {
+        tracing::error!(
+            "pid {} (slot {}) listens on {place} instead of {expected}; have it bind the address that it is told \
+             ({{host}} and {{port}} in workerCommand, HOST and PORT, ARLEN_HOST and ARLEN_PORT)",
+            facts.pid,
+            facts.slot
+        );
+        let line = self.event("worker_listens_elsewhere").field("role", "http").field("pid", facts.pid);
+        let line = line.field("listens_on", place).field("address", expected);
+        self.write(line.field("slot", facts.slot).field("generation", facts.generation));
     }
 
     /// Tells that steering is not to be had, and what comes of it.

@@ -14,6 +14,7 @@ mod identity;
 mod journal;
 mod lifecycle;
 mod memory;
+mod neglect;
 mod notify;
 mod output;
 mod pidfile;

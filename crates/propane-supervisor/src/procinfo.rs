@@ -1,6 +1,6 @@
 //! What `/proc` says of processes (`proc(5)`): groups, descriptors, sizes, and what their threads wait for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -84,6 +84,15 @@ pub(crate) fn descriptors(pid: i32) -> io::Result<Vec<(i32, FDTarget)>> {
         Some(Err(error)) => denied(error).map_or(Ok(seen), Err),
         _ => Ok(seen),
     }
+}
+
+/// The sockets that any of these processes holds, as far as that may be seen.
+pub(crate) fn sockets(pids: &[i32]) -> BTreeSet<u64> {
+    let inode = |(_, target)| match target {
+        FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    };
+    pids.iter().flat_map(|pid| descriptors(*pid).unwrap_or_default()).filter_map(inode).collect()
 }
 
 /// Which processes hold the socket `inode`.

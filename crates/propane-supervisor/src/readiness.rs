@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::libc;
@@ -12,6 +11,7 @@ use procfs::process::FDTarget;
 use propane_core::{Proof, Time, WorkerId};
 
 use crate::http_probe::{HttpProbe, Progress};
+use crate::sockets::Address;
 use crate::{procinfo, sockdiag};
 
 /// How the readiness of a worker shows.
@@ -20,7 +20,7 @@ pub(crate) struct Expectation {
     /// The inode of its inherited listener; `None` where it binds by itself.
     pub(crate) listener: Option<u64>,
     /// Where it serves.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     /// The path that must answer 200 besides, if one is configured.
     pub(crate) path: Option<String>,
     /// When a worker of which nothing can be seen is taken for ready.
@@ -139,7 +139,7 @@ impl Watch {
     /// Goes on with the request to the readiness path, or begins one.
     fn ask(&mut self, path: &str, family: &[i32]) -> bool {
         if self.probe.is_none() {
-            self.probe = HttpProbe::begin(self.expectation.address, path).ok();
+            self.probe = HttpProbe::begin(&self.expectation.address, path).ok();
         }
         let progress = self.probe.as_mut().map_or(Progress::Failed, |probe| probe.step(family));
         if progress == Progress::Failed {
@@ -161,9 +161,12 @@ impl Ports {
 }
 
 fn see(family: &[i32], expectation: &Expectation, ports: &mut Ports) -> Seen {
-    let listeners = ports.listeners(expectation.address.port());
+    let listeners = match &expectation.address {
+        Address::Tcp(address) => ports.listeners(address.port()),
+        Address::Unix(_) => &[],
+    };
     let looks = family.iter().map(|pid| match expectation.listener {
-        Some(inode) => see_inherited(*pid, inode, listeners),
+        Some(inode) => see_inherited(*pid, inode),
         None => see_own(*pid, listeners),
     });
     let rank = |seen: &Seen| match seen {
@@ -172,6 +175,15 @@ fn see(family: &[i32], expectation: &Expectation, ports: &mut Ports) -> Seen {
         Seen::Proven(_) => 2,
     };
     looks.max_by_key(rank).unwrap_or(Seen::NotYet)
+}
+
+/// Whether one of a worker's processes waits on the listener that it was given; `None` where that cannot be seen.
+pub(crate) fn waits_on_listener(family: &[i32], inode: u64) -> Option<bool> {
+    let looks: Vec<Seen> = family.iter().map(|pid| see_inherited(*pid, inode)).collect();
+    if looks.iter().any(|seen| matches!(seen, Seen::Proven(_))) {
+        return Some(true);
+    }
+    (!looks.contains(&Seen::Hidden)).then_some(false)
 }
 
 /// A process that binds by itself: it must own a listening socket on the port.
@@ -183,8 +195,9 @@ fn see_own(pid: i32, listeners: &[u64]) -> Seen {
     }
 }
 
-/// A process that inherited its listener: it must wait on it, in an epoll or in a system call.
-fn see_inherited(pid: i32, inode: u64, listeners: &[u64]) -> Seen {
+/// A process that inherited its listener: it must wait on it, in an epoll or in a system call. One that has bound the port
+/// by itself instead serves, and lets others wait in its slot for ever: it is not ready.
+fn see_inherited(pid: i32, inode: u64) -> Seen {
     let fds = match procinfo::descriptors(pid) {
         Ok(fds) => fds,
         Err(error) => return unseen(&error),
@@ -197,10 +210,6 @@ fn see_inherited(pid: i32, inode: u64, listeners: &[u64]) -> Seen {
     }
     if procinfo::sleeping_in(pid).iter().any(|(call, args)| waits_on(pid, *call, args, &mine)) {
         return Seen::Proven(Proof::Accepting);
-    }
-    let own = |target: &FDTarget| is_one_of(target, listeners) && !is_one_of(target, &[inode]);
-    if mine.is_empty() && fds.iter().any(|(_, target)| own(target)) {
-        return Seen::Proven(Proof::Listening);
     }
     let has_uring = !mine.is_empty() && fds.iter().any(|(_, target)| is_kind(target, "io_uring"));
     if has_uring { Seen::Hidden } else { Seen::NotYet }
@@ -311,7 +320,7 @@ mod tests {
     }
 
     fn expectation(listener: &TcpListener, inherited: bool) -> Expectation {
-        let address = listener.local_addr().unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
         Expectation { listener: inherited.then(|| inode(listener)), address, path: None, settle: Duration::ZERO }
     }
 
@@ -345,7 +354,7 @@ mod tests {
         while !seen && !thread.is_finished() {
             seen = see(&family(), &expectation, &mut Ports::default()) == Seen::Proven(Proof::Accepting);
         }
-        drop(std::net::TcpStream::connect(expectation.address));
+        drop(std::net::TcpStream::connect(expectation.address.tcp().unwrap()));
         thread.join().unwrap();
         seen
     }

@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
-use propane_config::{Inputs, Reloaded, Resolution, ResolvedSetting, Strategy, Waiting, report, worker_exports};
+use propane_config::{
+    Inputs, Reloaded, Resolution, ResolvedConfig, ResolvedSetting, Strategy, Waiting, report, worker_exports,
+};
 use propane_core::{Generation, Report};
 
 use crate::journal::Journal;
 use crate::plan::{Plan, Sources};
 use crate::running::RunningFile;
+use crate::sockets::Address;
 use crate::spawn::Identity;
 
 /// What every later resolution is compared with.
@@ -20,6 +23,8 @@ pub(crate) struct Loader {
     strategy: Strategy,
     asked_strategy: Strategy,
     identity: Option<Identity>,
+    /// Where the manager listens, where that is not quite what the configuration says.
+    address: Option<Address>,
     saved: Option<RunningFile>,
 }
 
@@ -27,7 +32,12 @@ impl Loader {
     /// Starts from the resolution that the manager booted with.
     pub(crate) fn new(inputs: Inputs, resolution: &Resolution, strategy: Strategy, identity: Option<Identity>) -> Self {
         let (running, asked_strategy) = (resolution.settings.clone(), resolution.strategy);
-        Self { inputs, running, strategy, asked_strategy, identity, saved: None }
+        Self { inputs, running, strategy, asked_strategy, identity, address: None, saved: None }
+    }
+
+    /// Has workers told of this address, whatever the configuration says.
+    pub(crate) fn listens_on(&mut self, address: Address) {
+        self.address = Some(address);
     }
 
     /// Saves what runs from now on, beginning with the resolution that the manager booted with. Without that file the
@@ -48,12 +58,16 @@ impl Loader {
 
     /// The plan of a resolution.
     pub(crate) fn plan(&self, resolution: &Resolution) -> Plan {
+        let (mut config, mut exports) = (resolution.config.clone(), worker_exports(resolution));
+        if let Some(address) = &self.address {
+            tell(address, &mut config, &mut exports);
+        }
         Plan::new(&Sources {
-            config: &resolution.config,
+            config: &config,
             run: &resolution.run,
             choice: &resolution.worker.choice,
             strategy: self.strategy,
-            exports: worker_exports(resolution),
+            exports,
             environment: &self.inputs.env,
             identity: self.identity.clone(),
         })
@@ -81,6 +95,19 @@ impl Loader {
         let plan = self.plan(&resolution);
         self.running = resolution.settings;
         Some(plan)
+    }
+}
+
+/// A UNIX socket has no port: the configured one stays, and means nothing.
+fn tell(address: &Address, config: &mut ResolvedConfig, exports: &mut [(String, String)]) {
+    config.host = address.host();
+    config.port = address.tcp().map_or(config.port, |address| address.port());
+    for (name, value) in exports {
+        match name.as_str() {
+            "ARLEN_HOST" => value.clone_from(&config.host),
+            "ARLEN_PORT" => *value = config.port.to_string(),
+            _ => {}
+        }
     }
 }
 

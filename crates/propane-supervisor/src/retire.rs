@@ -25,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use crate::drain::{Handshakes, Queue, Seen, interval};
 use crate::group::Group;
 use crate::sockdiag::{self, Connection, GroupKey, Listener};
+use crate::sockets::Address;
 use crate::{procinfo, steering};
 
 /// A connection over which nothing has gone for this long, the worker having spoken last, is idle: nobody waits for an
@@ -571,25 +572,31 @@ impl Connections {
 
     /// Those of a worker's processes.
     fn of(&self, pid: i32) -> BTreeSet<u64> {
-        if self.busy().is_empty() {
-            return BTreeSet::new();
-        }
-        let held = procinfo::family(pid).into_iter().flat_map(|pid| procinfo::descriptors(pid).unwrap_or_default());
-        let busy = |target: FDTarget| match target {
-            FDTarget::Socket(inode) if self.busy().contains(&inode) => Some(inode),
-            _ => None,
-        };
-        held.filter_map(|(_, target)| busy(target)).collect()
+        held_of(self.busy(), pid)
     }
+}
+
+/// Those of these sockets that a worker's processes hold.
+fn held_of(sockets: &BTreeSet<u64>, pid: i32) -> BTreeSet<u64> {
+    if sockets.is_empty() {
+        return BTreeSet::new();
+    }
+    procinfo::sockets(&procinfo::family(pid)).intersection(sockets).copied().collect()
 }
 
 fn count(inodes: &BTreeSet<u64>) -> u32 {
     u32::try_from(inodes.len()).unwrap_or(u32::MAX)
 }
 
-/// How many connections of a worker's processes are in use.
-pub(crate) fn connections_in_use(port: u16, pid: i32) -> u32 {
-    count(&Connections::on(port).of(pid))
+/// How many connections of a worker's processes are in use. Of one to a UNIX socket the kernel does not say when it was
+/// used last: all that are open count.
+pub(crate) fn connections_in_use(address: &Address, pid: i32) -> u32 {
+    match address {
+        Address::Tcp(address) => count(&Connections::on(address.port()).of(pid)),
+        Address::Unix(path) => {
+            count(&held_of(&sockdiag::unix_connections(path).unwrap_or_default().into_iter().collect(), pid))
+        }
+    }
 }
 
 /// Whether somebody waits for an answer, or is being given one. A connection over which the client has spoken last carries

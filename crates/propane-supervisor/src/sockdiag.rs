@@ -1,14 +1,17 @@
-//! Which TCP sockets there are on a port, asked of the kernel (`sock_diag(7)`) rather than read from `/proc/net/tcp`,
+//! Which TCP sockets there are on a port, and what a UNIX socket is connected to, asked of the kernel (`sock_diag(7)`) rather than read from `/proc/net/tcp`,
 //! which costs milliseconds on a busy machine (LINUX-NOTES §6).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer};
+use netlink_packet_sock_diag::unix::nlas::{Nla as UnixNla, UnixDiagName};
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags as UnixStates, UnixRequest, UnixResponse};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 const AF_INET: u8 = 2;
@@ -102,25 +105,97 @@ fn open() -> StateFlags {
     StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT
 }
 
-fn dump(family: u8, port: u16, states: StateFlags, extensions: ExtensionFlags) -> io::Result<Vec<InetResponse>> {
-    let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
-    netlink.bind_auto()?;
-    netlink.connect(&NetlinkAddr::new(0, 0))?;
-    netlink.send(&request(family, port, states, extensions), 0)?;
+/// Where everybody listens, whatever the port.
+pub(crate) fn all_listeners() -> io::Result<Vec<Listener>> {
+    let mut found = inet(AF_INET, ANY_PORT, StateFlags::LISTEN, ExtensionFlags::empty())?;
+    found.extend(inet(AF_INET6, ANY_PORT, StateFlags::LISTEN, ExtensionFlags::empty()).unwrap_or_default());
+    Ok(found.iter().map(listener).collect())
+}
+
+/// The other end of a connected UNIX socket, once somebody has accepted it.
+pub(crate) fn unix_peer(inode: u64) -> io::Result<Option<u64>> {
+    let socket = unix(inode, ShowFlags::PEER)?;
+    Ok(socket.and_then(|socket| socket.peer()).map(u64::from).filter(|peer| *peer != 0))
+}
+
+/// How many wait in the queue of a UNIX listener.
+pub(crate) fn unix_queued(inode: u64) -> io::Result<Option<u32>> {
+    let queued = |socket: UnixResponse| {
+        socket.nlas.iter().find_map(|nla| match nla {
+            UnixNla::ReceiveQueueLength(queued, _) => Some(*queued),
+            _ => None,
+        })
+    };
+    Ok(unix(inode, ShowFlags::RQLEN)?.and_then(queued))
+}
+
+/// The servers' ends of all connections to the UNIX socket at `path`.
+pub(crate) fn unix_connections(path: &Path) -> io::Result<Vec<u64>> {
+    let question =
+        UnixRequest { state_flags: UnixStates::ESTABLISHED, inode: 0, show_flags: ShowFlags::NAME, cookie: ANY_COOKIE };
     let mut found = Vec::new();
-    while receive(&netlink, &mut found)? {}
+    exchange(SockDiagMessage::UnixRequest(question), NLM_F_DUMP, &mut |answer| {
+        if let SockDiagMessage::UnixResponse(socket) = answer
+            && matches!(socket.name(), Some(UnixDiagName::Pathname(name)) if Path::new(name) == path)
+        {
+            found.push(socket.header.inode.into());
+        }
+    })?;
+    Ok(found)
+}
+
+/// Stands for whichever cookie the socket has.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// In a question: of every port.
+const ANY_PORT: u16 = 0;
+
+fn unix(inode: u64, show_flags: ShowFlags) -> io::Result<Option<UnixResponse>> {
+    let inode = u32::try_from(inode).map_err(io::Error::other)?;
+    let question = UnixRequest { state_flags: UnixStates::all(), inode, show_flags, cookie: ANY_COOKIE };
+    let mut found = None;
+    exchange(SockDiagMessage::UnixRequest(question), 0, &mut |answer| {
+        if let SockDiagMessage::UnixResponse(socket) = answer {
+            found = Some(*socket);
+        }
+    })?;
+    Ok(found)
+}
+
+fn dump(family: u8, port: u16, states: StateFlags, extensions: ExtensionFlags) -> io::Result<Vec<InetResponse>> {
+    let mut found = inet(family, port, states, extensions)?;
     // An old kernel may not heed the port of the question.
     found.retain(|socket| socket.header.socket_id.source_port == port);
     Ok(found)
 }
 
-fn request(family: u8, port: u16, states: StateFlags, extensions: ExtensionFlags) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+fn inet(family: u8, port: u16, states: StateFlags, extensions: ExtensionFlags) -> io::Result<Vec<InetResponse>> {
     let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let socket_id = SocketId { source_port: port, ..any };
     let question = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(question).into());
+    let mut found = Vec::new();
+    exchange(SockDiagMessage::InetRequest(question), NLM_F_DUMP, &mut |answer| {
+        if let SockDiagMessage::InetResponse(socket) = answer {
+            found.push(*socket);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Asks, and reads the answer to its end: that of a dump is said, that of a single question is one datagram.
+fn exchange(question: SockDiagMessage, flags: u16, found: &mut dyn FnMut(SockDiagMessage)) -> io::Result<()> {
+    let mut netlink = Socket::new(NETLINK_SOCK_DIAG)?;
+    netlink.bind_auto()?;
+    netlink.connect(&NetlinkAddr::new(0, 0))?;
+    netlink.send(&request(question, flags), 0)?;
+    while receive(&netlink, found)? && flags & NLM_F_DUMP != 0 {}
+    Ok(())
+}
+
+fn request(question: SockDiagMessage, flags: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut message = NetlinkMessage::new(header, question.into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -128,14 +203,14 @@ fn request(family: u8, port: u16, states: StateFlags, extensions: ExtensionFlags
 }
 
 /// Reads one datagram of the answer; false when it was the last.
-fn receive(netlink: &Socket, found: &mut Vec<InetResponse>) -> io::Result<bool> {
+fn receive(netlink: &Socket, found: &mut dyn FnMut(SockDiagMessage)) -> io::Result<bool> {
     let (datagram, _) = netlink.recv_from_full()?;
     let mut rest = datagram.as_slice();
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
         let length = (message.header.length as usize).next_multiple_of(4);
         match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => found.push(*response),
+            NetlinkPayload::InnerMessage(answer) => found(answer),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             NetlinkPayload::Done(_) => return Ok(false),
             _ => {}
@@ -265,6 +340,26 @@ mod tests {
         }
         let idle = seen().idle.unwrap();
         assert!(idle.received <= idle.sent && idle.sent < Duration::from_mins(1), "{idle:?}");
+    }
+
+    #[test]
+    fn a_unix_socket_tells_its_peer_and_its_queue() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(unix_queued(inode_of(&listener)).unwrap(), Some(0));
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(unix_queued(inode_of(&listener)).unwrap(), Some(1));
+        assert_eq!(unix_peer(inode_of(&client)).unwrap(), None, "nobody has accepted it");
+        let (server, _) = listener.accept().unwrap();
+        assert_eq!(unix_queued(inode_of(&listener)).unwrap(), Some(0));
+        assert_eq!(unix_peer(inode_of(&client)).unwrap(), Some(inode_of(&server)));
+        assert_eq!(unix_connections(&path).unwrap(), [inode_of(&server)]);
+        assert_eq!(unix_connections(directory.path()).unwrap(), Vec::<u64>::new());
+        let gone = inode_of(&server);
+        drop(server);
+        assert!(unix_queued(gone).is_err());
     }
 
     #[test]

@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use propane_config::{Inputs, Resolution, ResolvedConfig, Strategy, WorkerChoice};
+use propane_config::{Inputs, Resolution, ResolvedConfig, SocketStrategy, Strategy, WorkerChoice, unix_path};
 
 use crate::driver::{Driver, Setup};
 use crate::identity::{self, IdentityError};
@@ -19,7 +20,7 @@ use crate::prepare::{self, Outcome};
 use crate::reload::Loader;
 use crate::running;
 use crate::signals::Signals;
-use crate::sockets::{self, SocketError, Sockets};
+use crate::sockets::{Address, Received, SocketError, Sockets};
 use crate::spawn::{Identity, Spawner};
 use crate::state::{self, Before, StateFile};
 
@@ -74,6 +75,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     let run = &resolution.run;
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
+    let received = Received::take(&inputs.env)?;
     let spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
     if let Some(parent) = run.pid_file.parent() {
@@ -99,7 +101,8 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         pid_file.remove();
         return Err(print_routes(inputs, resolution, strategy, identity));
     }
-    let outcome = serve(inputs, resolution, strategy, identity.as_ref(), signals, spawner, &mut pid_file);
+    let start = Start { resolution, strategy, identity: identity.as_ref(), received };
+    let outcome = start.serve(inputs, signals, spawner, &mut pid_file);
     // The log's last line is about a manager that has left nothing behind.
     pid_file.remove();
     let (code, farewell) = outcome?;
@@ -152,56 +155,126 @@ impl Prelude<'_> {
 
 type Farewell = Option<(Journal, propane_core::ShutdownCause)>;
 
-fn serve(
-    inputs: Inputs,
-    resolution: &Resolution,
+/// What is settled when there is something to bind.
+struct Start<'a> {
+    resolution: &'a Resolution,
     strategy: Strategy,
-    identity: Option<&Identity>,
-    signals: Signals,
-    spawner: Spawner,
-    pid_file: &mut PidFile,
-) -> Result<(u8, Farewell), StartError> {
-    let (config, run) = (&resolution.config, &resolution.run);
-    let state_file = state::path_for(pid_file.path());
-    match state::clear_leftovers(&state_file) {
-        Before::Running(pid) => return Err(StartError::Running { pid, path: run.pid_file.display().to_string() }),
-        Before::Cleared(pids) => {
-            for pid in pids {
-                tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+    identity: Option<&'a Identity>,
+    received: Option<Received>,
+}
+
+impl Start<'_> {
+    fn serve(
+        mut self,
+        inputs: Inputs,
+        signals: Signals,
+        spawner: Spawner,
+        pid_file: &mut PidFile,
+    ) -> Result<(u8, Farewell), StartError> {
+        let (resolution, run) = (self.resolution, &self.resolution.run);
+        let state_file = state::path_for(pid_file.path());
+        match state::clear_leftovers(&state_file) {
+            Before::Running(pid) => return Err(StartError::Running { pid, path: run.pid_file.display().to_string() }),
+            Before::Cleared(pids) => {
+                for pid in pids {
+                    tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+                }
+            }
+        }
+        let address = self.address()?;
+        let mut loader = Loader::new(inputs, resolution, self.strategy, self.identity.cloned());
+        if let Some(address) = &address {
+            loader.listens_on(address.clone());
+        }
+        let plan = loader.plan(resolution);
+        let mut journal = open_journal(resolution)?;
+        let shown = Shown::new(resolution, self.strategy, address.as_ref());
+        shown.greet(&mut journal);
+        raise_fd_limit();
+        let sockets = self.open_sockets(address)?;
+        pid_file.write()?;
+        shown.say_started(&mut journal);
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
+        let running_file = running::path_for(pid_file.path());
+        loader.save_to(&running_file, resolution);
+        let notify = notify_directory(self.identity);
+        let state = StateFile::create(&state_file);
+        let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner };
+        let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
+        let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
+        end_adopted();
+        // Nothing of a manager that stopped in order is of use to the next one.
+        for file in [&state_file, &running_file] {
+            let _ = std::fs::remove_file(file);
+        }
+        Ok((code, Some((journal, cause))))
+    }
+
+    /// Where the manager listens, where that is not simply what the configuration says: at what was handed over to it, or
+    /// at a path that is whole. What was handed over may settle the strategy as well.
+    fn address(&mut self) -> Result<Option<Address>, StartError> {
+        let (config, run) = (&self.resolution.config, &self.resolution.run);
+        let Some(received) = &self.received else {
+            let is_file = unix_path(&config.host).is_some();
+            let address = is_file.then(|| Address::resolve(&config.host, config.port, &run.physical_app_root));
+            return Ok(address.transpose()?);
+        };
+        let choice = &self.resolution.worker.choice;
+        let is_supposed = config.propane_accessories.socket_strategy == SocketStrategy::Auto;
+        let strategy = received.strategy(self.strategy, is_supposed && choice.may_take_descriptor())?;
+        tell_of_received(received, strategy, self.resolution);
+        self.strategy = strategy;
+        Ok(Some(received.address().clone()))
+    }
+
+    fn open_sockets(&mut self, address: Option<Address>) -> Result<Sockets, SocketError> {
+        let config = &self.resolution.config;
+        let (backlog, workers) = (config.listen_backlog, config.propane_accessories.worker_count);
+        if let Some(received) = self.received.take() {
+            return Sockets::take_over(received, backlog, workers);
+        }
+        match address.map_or_else(|| Address::resolve(&config.host, config.port, Path::new("/")), Ok)? {
+            Address::Unix(path) => {
+                Sockets::open_file(&path, backlog, u32::from_str_radix(&config.propane_accessories.umask, 8).ok())
+            }
+            Address::Tcp(address) => {
+                Sockets::open(address, backlog, self.strategy, config.enable_reuse_port, workers, self.identity)
             }
         }
     }
-    let mut loader = Loader::new(inputs, resolution, strategy, identity.cloned());
-    let plan = loader.plan(resolution);
-    let mut journal = open_journal(resolution)?;
-    greet(&mut journal, resolution, strategy);
-    raise_fd_limit();
-    let address = sockets::resolve(&config.host, config.port)?;
-    let sockets = Sockets::open(
-        address,
-        config.listen_backlog,
-        strategy,
-        config.enable_reuse_port,
-        config.propane_accessories.worker_count,
-        identity,
-    )?;
-    pid_file.write()?;
-    say_started(&mut journal, resolution, strategy);
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
-    let running_file = running::path_for(pid_file.path());
-    loader.save_to(&running_file, resolution);
-    let notify = notify_directory(identity);
-    let setup =
-        Setup { plan, loader, sockets, signals, notify, journal, state_file: StateFile::create(&state_file), spawner };
-    let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
-    let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
-    end_adopted();
-    // Nothing of a manager that stopped in order is of use to the next one.
-    for file in [&state_file, &running_file] {
-        let _ = std::fs::remove_file(file);
+}
+
+/// Whether somebody has set a setting.
+fn is_explicit(resolution: &Resolution, key: &str) -> bool {
+    resolution.setting(key).is_some_and(|setting| setting.origin.is_explicit())
+}
+
+/// Says what was handed over, and what the configuration has to say to it.
+fn tell_of_received(received: &Received, strategy: Strategy, resolution: &Resolution) {
+    let (address, count) = (received.address(), received.count());
+    let sockets = if count == 1 { "a socket".to_owned() } else { format!("{count} sockets") };
+    tracing::info!("{sockets} on {address} handed over (LISTEN_FDS); socketStrategy={}", strategy.as_str());
+    let (config, workers) = (&resolution.config, resolution.config.propane_accessories.worker_count);
+    let differs = match Address::resolve(&config.host, config.port, &resolution.run.physical_app_root) {
+        Ok(configured) => {
+            let is_other_host = is_explicit(resolution, "host") && configured.host() != address.host();
+            is_other_host || is_explicit(resolution, "port") && configured.port() != address.port()
+        }
+        Err(_) => is_explicit(resolution, "host"),
+    };
+    if differs {
+        tracing::warn!(
+            "host = {} and port = {} are not used: {address} was handed over by the service manager",
+            config.host,
+            config.port
+        );
     }
-    Ok((code, Some((journal, cause))))
+    if usize::try_from(workers).unwrap_or(usize::MAX) < count {
+        tracing::warn!(
+            "{count} sockets were handed over for {workers} workers: nobody is sent to those that are left over"
+        );
+    }
 }
 
 /// Ends what workers have left to this subreaper: descendants that went their own way.
@@ -239,64 +312,90 @@ fn notify_directory(identity: Option<&Identity>) -> Option<NotifyDirectory> {
     directory.ok()
 }
 
-/// The plain lines of ARLEN-CONTRACT A7, then which worker and why.
-fn greet(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
-    let ResolvedConfig { propane_accessories: accessories, cluster, .. } = &resolution.config;
-    journal.plain(&format!(
-        "starting with propane accessories workerCount={} gracefulShutdownSeconds={} respawnDelayMs={} \
-         reloadOverlapSeconds={}",
-        accessories.worker_count,
-        accessories.graceful_shutdown_seconds,
-        accessories.respawn_delay_ms,
-        accessories.reload_overlap_seconds
-    ));
-    let config = &resolution.config;
-    journal.plain(&format!(
-        "runtime host={} port={} listenBacklog={} connectionTimeoutSeconds={} enableReusePort={}",
-        config.host,
-        config.port,
-        config.listen_backlog,
-        config.connection_timeout_seconds,
-        u8::from(config.enable_reuse_port)
-    ));
-    journal.plain(&format!(
-        "cluster enabled={} name={} nodeID={} expectedNodes={}",
-        u8::from(cluster.enabled),
-        cluster.name,
-        cluster.node_id,
-        cluster.expected_nodes
-    ));
-    if accessories.job_worker_count > 0 {
-        journal.plain(&format!(
-            "async workers count={} respawnDelayMs={}",
-            accessories.job_worker_count, accessories.job_worker_respawn_delay_ms
-        ));
-    }
-    journal.plain(&format!(
-        "fd pressure warnPercent={} criticalPercent={} retirePercent={} retireCount={} checkSeconds={}",
-        accessories.worker_fd_warn_percent,
-        accessories.worker_fd_critical_percent,
-        accessories.worker_fd_retire_percent,
-        accessories.worker_fd_retire_count,
-        accessories.worker_fd_check_seconds
-    ));
-    let worker = &resolution.worker;
-    journal.plain(&format!("worker {}: {}; socketStrategy={}", worker.choice.name(), worker.reason, strategy.as_str()));
+/// What the first lines say.
+struct Shown<'a> {
+    resolution: &'a Resolution,
+    strategy: Strategy,
+    host: String,
+    port: u16,
 }
 
-fn say_started(journal: &mut Journal, resolution: &Resolution, strategy: Strategy) {
-    let (config, run) = (&resolution.config, &resolution.run);
-    // `--print-routes` runs one, whatever is configured.
-    let workers = if run.print_routes { 1 } else { config.propane_accessories.worker_count };
-    let line = journal
-        .event("manager_started")
-        .field("worker_count", workers)
-        .field("async_worker_count", config.propane_accessories.job_worker_count)
-        .field("host", &config.host)
-        .field("port", config.port)
-        .field("env", &run.environment)
-        .field("strategy", strategy.as_str());
-    journal.write(line);
+impl<'a> Shown<'a> {
+    /// `address` is where the manager listens, if not where the configuration says.
+    fn new(resolution: &'a Resolution, strategy: Strategy, address: Option<&Address>) -> Self {
+        let (host, port) = match address {
+            Some(address) => (address.host(), address.port()),
+            None => (resolution.config.host.clone(), resolution.config.port),
+        };
+        Self { resolution, strategy, host, port }
+    }
+
+    /// The plain lines of ARLEN-CONTRACT A7, then which worker and why.
+    fn greet(&self, journal: &mut Journal) {
+        let Self { resolution, strategy, host, port } = self;
+        let ResolvedConfig { propane_accessories: accessories, cluster, .. } = &resolution.config;
+        journal.plain(&format!(
+            "starting with propane accessories workerCount={} gracefulShutdownSeconds={} respawnDelayMs={} \
+         reloadOverlapSeconds={}",
+            accessories.worker_count,
+            accessories.graceful_shutdown_seconds,
+            accessories.respawn_delay_ms,
+            accessories.reload_overlap_seconds
+        ));
+        let config = &resolution.config;
+        journal.plain(&format!(
+            "runtime host={} port={} listenBacklog={} connectionTimeoutSeconds={} enableReusePort={}",
+            host,
+            port,
+            config.listen_backlog,
+            config.connection_timeout_seconds,
+            u8::from(config.enable_reuse_port)
+        ));
+        journal.plain(&format!(
+            "cluster enabled={} name={} nodeID={} expectedNodes={}",
+            u8::from(cluster.enabled),
+            cluster.name,
+            cluster.node_id,
+            cluster.expected_nodes
+        ));
+        if accessories.job_worker_count > 0 {
+            journal.plain(&format!(
+                "async workers count={} respawnDelayMs={}",
+                accessories.job_worker_count, accessories.job_worker_respawn_delay_ms
+            ));
+        }
+        journal.plain(&format!(
+            "fd pressure warnPercent={} criticalPercent={} retirePercent={} retireCount={} checkSeconds={}",
+            accessories.worker_fd_warn_percent,
+            accessories.worker_fd_critical_percent,
+            accessories.worker_fd_retire_percent,
+            accessories.worker_fd_retire_count,
+            accessories.worker_fd_check_seconds
+        ));
+        let worker = &resolution.worker;
+        journal.plain(&format!(
+            "worker {}: {}; socketStrategy={}",
+            worker.choice.name(),
+            worker.reason,
+            strategy.as_str()
+        ));
+    }
+
+    fn say_started(&self, journal: &mut Journal) {
+        let Self { resolution, strategy, host, port } = self;
+        let (config, run) = (&resolution.config, &resolution.run);
+        // `--print-routes` runs one, whatever is configured.
+        let workers = if run.print_routes { 1 } else { config.propane_accessories.worker_count };
+        let line = journal
+            .event("manager_started")
+            .field("worker_count", workers)
+            .field("async_worker_count", config.propane_accessories.job_worker_count)
+            .field("host", host)
+            .field("port", port)
+            .field("env", &run.environment)
+            .field("strategy", strategy.as_str());
+        journal.write(line);
+    }
 }
 
 /// `--print-routes`: this process becomes the worker, so that the answer and the status are the worker's own.
@@ -305,8 +404,9 @@ fn print_routes(inputs: Inputs, resolution: &Resolution, strategy: Strategy, ide
         Ok(journal) => journal,
         Err(error) => return error,
     };
-    greet(&mut journal, resolution, strategy);
-    say_started(&mut journal, resolution, strategy);
+    let shown = Shown::new(resolution, strategy, None);
+    shown.greet(&mut journal);
+    shown.say_started(&mut journal);
     become_worker(&Loader::new(inputs, resolution, strategy, identity).plan(resolution))
 }
 

@@ -9,6 +9,7 @@ mod hygiene;
 mod jobs;
 mod kernel;
 mod lifecycle;
+mod listening;
 mod lossless;
 mod peers;
 mod reload;
