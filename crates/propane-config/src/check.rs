@@ -115,7 +115,8 @@ fn environment(options: &Options, world: &World) -> Option<Problem> {
 /// A name that is nearly the one given, or that it abbreviates.
 fn environment_meant<'w>(name: &str, environments: &'w [String]) -> Option<&'w str> {
     const SHORTEST: usize = 3;
-    let abbreviates = |other: &&String| name.len() >= SHORTEST && other.starts_with(name);
+    let lower = name.to_lowercase();
+    let abbreviates = |other: &&String| name.len() >= SHORTEST && other.to_lowercase().starts_with(&lower);
     let near = names::nearest(name, environments.iter().map(String::as_str));
     near.or_else(|| environments.iter().find(abbreviates).map(String::as_str))
 }

@@ -311,6 +311,7 @@ fn environment_names_are_checked_against_the_files() {
     for (name, code, is_error) in [
         ("prodution", Some(Code::UnknownEnvironment), true),
         ("prod", Some(Code::UnknownEnvironment), true),
+        ("PROD", Some(Code::UnknownEnvironment), true),
         ("Staging", Some(Code::UnknownEnvironment), true),
         ("qa", Some(Code::MissingEnvironment), false),
         ("../staging", Some(Code::EnvironmentName), true),

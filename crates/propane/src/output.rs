@@ -38,7 +38,7 @@ pub(crate) struct Stream {
 /// When to use colours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ColorChoice {
-    /// On terminals, unless `NO_COLOR` holds anything.
+    /// On terminals that know them, unless `NO_COLOR` holds anything.
     #[default]
     Auto,
     /// Anywhere.
@@ -61,8 +61,12 @@ impl Answer {
 
 /// What the two streams are.
 pub(crate) fn screen(color: ColorChoice) -> Screen {
+    let is_unwelcome = || {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+        is_dumb || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    };
     let is_wanted = |is_terminal: bool| match color {
-        ColorChoice::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ColorChoice::Auto => is_terminal && !is_unwelcome(),
         ColorChoice::Always => true,
         ColorChoice::Never => false,
     };
