@@ -1,9 +1,9 @@
 //! What a worker gets, and what it does not.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::support::{App, Manager, eventually};
+use crate::support::{App, Manager, eventually, notify_socket};
 
 fn status_field(pid: i32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -102,7 +102,9 @@ fn workers_can_run_as_somebody_else() {
     assert_eq!(status_field(worker, "Uid"), [uid.as_str(); 4].join("\t"));
     assert_eq!(status_field(worker, "Gid"), [gid.as_str(); 4].join("\t"));
     assert_eq!(status_field(worker, "Groups"), gid);
-    assert!(manager.wait_for("event=worker_ready").contains("proof=notified"), "its socket is open to it");
+    let socket = notify_socket(worker);
+    let (file, directory) = (fs::metadata(&socket).unwrap(), fs::metadata(socket.parent().unwrap()).unwrap());
+    assert_eq!((file.uid(), directory.gid()), (nobody.uid.as_raw(), nobody.gid.as_raw()), "its socket is open to it");
     assert_eq!(manager.get("/").0, 200);
     manager.stop();
 }

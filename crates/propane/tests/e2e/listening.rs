@@ -57,7 +57,9 @@ fn loses_nothing_on_unix(settings: &str) {
             let _alone = alone();
             let load = Load::on(&Target::on_file(socket.clone()), 8, mode);
             for generation in 1..=5 {
-                load.wait_for_more(30, PATIENCE).unwrap();
+                if let Err(slow) = load.wait_for_more(30, PATIENCE) {
+                    panic!("{slow}\n{}\n{}\n{}", load.stop(), manager.log(), manager.diagnostics());
+                }
                 assert!(manager.reload(generation).contains("manager_reload_completed"), "{}", manager.diagnostics());
             }
             load.wait_for_more(30, PATIENCE).unwrap();
@@ -82,7 +84,7 @@ fn gunicorn_on_a_unix_socket_loses_nothing() {
         let app = fixture("gunicorn");
         loses_nothing_on_unix(&format!(
             "propaneAccessories = {{ workerCount = 2; reloadOverlapSeconds = 0; \
-             workerCommand = \"gunicorn --bind fd://{{fd}} --workers 1 --chdir {} app:app\"; }};",
+             workerCommand = \"gunicorn --workers 1 --chdir {} app:app\"; }};",
             app.display()
         ));
     }

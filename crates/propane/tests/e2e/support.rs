@@ -285,6 +285,12 @@ pub(crate) fn field<'a>(line: &'a str, key: &str) -> &'a str {
     line.split(' ').find_map(|word| word.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {key} in {line}"))
 }
 
+/// The notify socket that a worker was told of.
+pub(crate) fn notify_socket(pid: i32) -> PathBuf {
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    environment.split('\0').find_map(|variable| variable.strip_prefix("NOTIFY_SOCKET=")).unwrap().into()
+}
+
 /// The pid in a lifecycle line.
 pub(crate) fn pid_in(line: &str) -> i32 {
     field(line, "pid").parse().unwrap()
