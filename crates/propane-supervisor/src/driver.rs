@@ -426,7 +426,9 @@ impl Driver {
             if self.steers && self.children.get(worker).is_some_and(Child::serves_http) {
                 self.retirement.gone(self.now(), worker, &self.members());
             }
-            self.revive();
+            if self.sockets.is_shut(self.children.facts(worker).slot) {
+                self.revive();
+            }
             // Before anything is said of it: whoever comes from here on shall find a worker.
             self.steer();
             self.tell_of_collision(worker);

@@ -41,7 +41,7 @@ impl SocketFile {
     }
 }
 
-/// Whether a UNIX listener was shut down: it still says that it listens, and refuses everybody.
+/// Whether a listener was shut down. A UNIX one still says that it listens, and refuses everybody.
 pub(super) fn is_shut(listener: &Socket) -> bool {
     let mut fds = [PollFd::new(listener, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|_| fds[0].revents().contains(PollFlags::HUP))

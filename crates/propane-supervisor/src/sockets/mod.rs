@@ -174,6 +174,16 @@ impl Sockets {
         }
     }
 
+    /// Whether the listener of a slot was shut down.
+    pub(crate) fn is_shut(&self, slot: u32) -> bool {
+        let listener = match &self.held {
+            Held::Reserved { .. } => None,
+            Held::Shared { listener, .. } => Some(listener),
+            Held::Slots(slots) => slots.get(slot),
+        };
+        listener.is_some_and(file::is_shut)
+    }
+
     /// Lets listeners listen again that a worker has shut down instead of closing them: that ends them for everybody.
     pub(crate) fn revive(&mut self) -> Result<Revival, SocketError> {
         let backlog = self.backlog;

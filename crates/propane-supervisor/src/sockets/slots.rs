@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -10,11 +11,22 @@ use super::tcp::{inode, listen, port};
 use crate::group::Group;
 use crate::{sockdiag, steering};
 
+/// How old a look at the group may be when workers come and go. It costs a microsecond for each listener, and when a
+/// thousand workers are replaced at once, each of them changes who is served. What this manager does itself is known anyhow.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A slot's listener.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) socket: Socket,
+    inode: u64,
     origin: Origin,
+}
+
+impl Slot {
+    fn new(socket: Socket, origin: Origin) -> Self {
+        Self { inode: inode(&socket), socket, origin }
+    }
 }
 
 /// How a slot came by its listener.
@@ -37,6 +49,7 @@ pub(super) struct Slots {
     /// Who gets new connections; `None` while the kernel's own hash decides, or where it lets nobody else.
     served: Option<BTreeSet<u32>>,
     refused: bool,
+    looked_at: Option<Instant>,
 }
 
 impl Slots {
@@ -46,12 +59,12 @@ impl Slots {
             Some(Ok(listeners)) => listeners.iter().map(|listener| listener.inode).collect(),
             _ => Vec::new(),
         };
-        let received = |socket| Slot { socket, origin: Origin::Received };
+        let received = |socket| Slot::new(socket, Origin::Received);
         let by_number: BTreeMap<_, _> = (0..).zip(sockets.into_iter().map(received)).collect();
         let mut group = Group::default();
         // Nobody has watched them join. But whoever makes sockets to hand them over makes one after the other, and closes
         // none before.
-        let is_ours = |inode: &u64| by_number.values().any(|slot| self::inode(&slot.socket) == *inode);
+        let is_ours = |inode: &u64| by_number.values().any(|slot| slot.inode == *inode);
         order.into_iter().filter(is_ours).for_each(|inode| group.join(inode));
         Self { by_number, group, ..Self::default() }
     }
@@ -69,10 +82,10 @@ impl Slots {
     /// The listener of a slot, made if there is none.
     pub(super) fn open(&mut self, slot: u32, address: SocketAddr, backlog: i32) -> io::Result<&Socket> {
         if !self.by_number.contains_key(&slot) {
-            let made = listen(address, backlog).map(|socket| Slot { socket, origin: Origin::Made });
+            let made = listen(address, backlog).map(|socket| Slot::new(socket, Origin::Made));
             let made = made.or_else(|error| self.lend(slot, error))?;
             if made.origin == Origin::Made {
-                self.group.join(inode(&made.socket));
+                self.group.join(made.inode);
             }
             self.by_number.insert(slot, made);
         }
@@ -89,7 +102,7 @@ impl Slots {
              {error} (they are another user's)",
             received.len()
         );
-        Ok(Slot { socket: lender.socket.try_clone()?, origin: Origin::Lent })
+        Ok(Slot::new(lender.socket.try_clone()?, Origin::Lent))
     }
 
     /// Nobody uses the slot any more. Whoever still holds its listener, a descendant of a worker say, must not stay in the
@@ -120,11 +133,11 @@ impl Slots {
             return Ok(false);
         }
         self.observe();
-        for Slot { socket, .. } in self.by_number.values() {
+        for Slot { socket, inode, .. } in self.by_number.values() {
             // Looked at again, because a lent one may listen by now.
             if is_shut(socket) {
                 socket.listen(backlog)?;
-                self.group.join(inode(socket));
+                self.group.join(*inode);
             }
         }
         self.served = None;
@@ -133,10 +146,11 @@ impl Slots {
 
     /// Takes in who is in the group: not all of them need be this manager's, or listen still.
     fn observe(&mut self) {
+        self.looked_at = Some(Instant::now());
         let Some(port) = self.sockets().next().and_then(port) else { return };
         let all = sockdiag::listeners(port).unwrap_or_default();
-        let own = |inode: u64| self.sockets().any(|listener| self::inode(listener) == inode);
-        let Some(kind) = all.iter().find(|listener| own(listener.inode)).map(|listener| listener.kind) else { return };
+        let own: BTreeSet<u64> = self.by_number.values().map(|slot| slot.inode).collect();
+        let Some(kind) = all.iter().find(|it| own.contains(&it.inode)).map(|it| it.kind) else { return };
         let members: Vec<u64> = all.iter().filter(|it| it.kind == kind).map(|it| it.inode).collect();
         self.group.observe(&members);
     }
@@ -146,7 +160,9 @@ impl Slots {
         if self.refused || self.served.as_ref() == Some(&served) {
             return Ok(());
         }
-        self.observe();
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+            self.observe();
+        }
         let attached = self.attach(&served);
         self.refused = attached.is_err();
         self.served = Some(served);
@@ -155,12 +171,8 @@ impl Slots {
 
     fn attach(&self, served: &BTreeSet<u32>) -> io::Result<()> {
         let Some(member) = self.sockets().next() else { return Ok(()) };
-        let of_served: BTreeSet<u64> = self
-            .by_number
-            .iter()
-            .filter(|(slot, _)| served.contains(slot))
-            .map(|(_, slot)| inode(&slot.socket))
-            .collect();
+        let of_served: BTreeSet<u64> =
+            self.by_number.iter().filter(|(slot, _)| served.contains(slot)).map(|(_, slot)| slot.inode).collect();
         // Without any, the kernel's hash decides.
         steering::attach(member, &self.group.places_of(|inode| of_served.contains(&inode)))
     }
