@@ -38,7 +38,10 @@ const LINGER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long spawns may go on before the world is looked at again: a signal waits no longer than this and one spawn, however
 /// many workers are to be started.
-const SPAWN_TURN: Duration = Duration::from_millis(5);
+const SPAWN_TURN: Duration = Duration::from_millis(3);
+
+/// How old the state file may be while a crowd of workers is being started: all of them are in it each time.
+const SAVE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process that is to be started.
 #[derive(Clone, Copy)]
@@ -69,6 +72,7 @@ pub(crate) struct Setup {
 }
 
 /// The manager at work.
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Driver {
     core: Supervisor,
     plans: BTreeMap<Generation, Rc<Plan>>,
@@ -82,6 +86,9 @@ pub(crate) struct Driver {
     journal: Journal,
     inbox: VecDeque<Event>,
     spawns: VecDeque<Spawn>,
+    /// Whether there may be dead children that nobody has looked for.
+    must_sweep: bool,
+    saved_at: Time,
     epoch: Instant,
     state_file: StateFile,
     spawner: Spawner,
@@ -118,6 +125,8 @@ impl Driver {
             journal: setup.journal,
             inbox: VecDeque::from([Event::BootRequested]),
             spawns: VecDeque::new(),
+            must_sweep: false,
+            saved_at: Time::default(),
             epoch: Instant::now(),
             state_file: setup.state_file,
             spawner: setup.spawner,
@@ -346,7 +355,7 @@ impl Driver {
     /// Waits until something happens, and puts it into the inbox.
     fn wait(&mut self) -> io::Result<()> {
         let tokens = self.poller.wait(self.timeout())?;
-        let heard_all = tokens.len() < BATCH;
+        let took_all = tokens.len() < BATCH;
         for token in tokens {
             match token {
                 Token::Signal => self.take_signals(),
@@ -356,22 +365,35 @@ impl Driver {
                 Token::HangUp => self.revive(),
             }
         }
+        if !took_all {
+            // They may stand behind many others in the kernel's queue.
+            self.take_signals();
+        }
+        if self.must_sweep {
+            self.sweep();
+        }
         self.look_for_ready();
         self.look_for_empty_groups();
         self.look_for_drained();
         self.look_for_neglect();
         // Last, and only when nothing waits to be heard: a deadline must not be judged before a word that met it.
+        let heard_all = took_all && !self.must_sweep;
         if heard_all && self.core.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.inbox.push_back(Event::TimePassed);
         }
         Ok(())
     }
 
+    /// Whether there is more to do before anything else happens.
+    fn is_busy(&self) -> bool {
+        !self.spawns.is_empty() || self.must_sweep
+    }
+
     fn timeout(&self) -> Option<Duration> {
         let now = self.now();
         let boot = (self.steers && !self.readiness.is_idle()).then(|| self.observed_at + JOIN_INTERVAL);
         let linger = self.children.lingering().next().map(|_| now + LINGER_INTERVAL);
-        let turn = (!self.spawns.is_empty()).then_some(now);
+        let turn = self.is_busy().then_some(now);
         let due = [
             self.core.poll_timeout(),
             self.readiness.next_look(),
@@ -399,13 +421,18 @@ impl Driver {
                 Caught::Ttou => self.inbox.push_back(Event::ScaleDownRequested),
                 Caught::Usr1 => self.inbox.push_back(Event::LogReopenRequested),
                 Caught::Usr2 => tracing::warn!("USR2 (self-upgrade) is not supported; nothing was done"),
-                Caught::Chld => self.sweep(),
+                Caught::Chld => self.must_sweep = true,
             }
         }
     }
 
+    /// Looks for dead children, a batch at a time, so that a signal does not wait for a thousand of them.
     fn sweep(&mut self) {
-        while let Some(worker) = self.children.sweep() {
+        for _ in 0..BATCH {
+            let Some(worker) = self.children.sweep() else {
+                self.must_sweep = false;
+                return;
+            };
             self.reap(worker);
         }
     }
@@ -583,7 +610,13 @@ impl Driver {
         served.chain(self.readiness.asked().map(|worker| self.children.facts(worker).slot)).collect()
     }
 
+    /// Before it waits; and where there is no end of what there is to do, often enough.
     fn save_state(&mut self) {
+        let now = self.now();
+        if self.is_busy() && now.since(self.saved_at) < SAVE_INTERVAL {
+            return;
+        }
+        self.saved_at = now;
         let directory = self.notify.as_ref().map(NotifyDirectory::path);
         self.state_file.save_if_stale(|| State::new(directory.map(ToOwned::to_owned), self.children.process_ids()));
     }

@@ -10,8 +10,9 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// How many ready descriptors one wait reports; the rest come with the next.
-pub(crate) const BATCH: usize = 64;
+/// How many ready descriptors one wait reports; the rest come with the next. Few, because each may be a death, which takes
+/// a quarter of a millisecond beside a thousand workers, and a signal is not to wait for more than that.
+pub(crate) const BATCH: usize = 16;
 
 /// What has become readable. Names rather than descriptors, because a number can be taken by another file before its
 /// last event is read.
