@@ -456,10 +456,22 @@ impl Driver {
             if self.sockets.is_shut(self.children.facts(worker).slot) {
                 self.revive();
             }
+            self.tell_of_missed_file();
             // Before anything is said of it: whoever comes from here on shall find a worker.
             self.steer();
             self.tell_of_collision(worker);
             self.inbox.push_back(Event::Exited { worker, status, group_alive });
+        }
+    }
+
+    /// A worker may take the file of a UNIX socket for its own and remove it when it leaves; then nobody can connect.
+    fn tell_of_missed_file(&mut self) {
+        if let Some(path) = self.sockets.newly_missed_file() {
+            tracing::error!(
+                "{} is gone, and nobody can connect any more: a worker that leaves must not remove it (gunicorn: leave \
+                 --bind out of workerCommand, it takes the socket by LISTEN_FDS); restart propane to make it anew",
+                path.display()
+            );
         }
     }
 

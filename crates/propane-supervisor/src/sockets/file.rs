@@ -30,9 +30,23 @@ pub(super) struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
     mask: Option<u32>,
+    /// It was gone when it was last looked for.
+    is_missed: bool,
 }
 
 impl SocketFile {
+    /// The path, when the file is found to be gone for the first time.
+    pub(super) fn newly_missed(&mut self) -> Option<&Path> {
+        let is_missed = !self.is_there();
+        let was_missed = std::mem::replace(&mut self.is_missed, is_missed);
+        (self.is_missed && !was_missed).then_some(&self.path)
+    }
+
+    /// As long as the socket is open its inode is not used again, so the same number means the same file.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| id(&found) == self.id)
+    }
+
     /// A listener in the place of one that was shut down, which for a UNIX socket is its end.
     pub(super) fn make_anew(&mut self, backlog: i32) -> Result<Socket, SocketError> {
         let (socket, file) = listen(&self.path, backlog, self.mask)?;
@@ -49,8 +63,7 @@ pub(super) fn is_shut(listener: &Socket) -> bool {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // As long as the socket is open its inode is not used again, so the same number means the same file.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| id(&found) == self.id) {
+        if self.is_there() {
             // Where the directory has become read-only the next manager finds a leftover.
             let _ = fs::remove_file(&self.path);
         }
@@ -88,7 +101,7 @@ pub(super) fn listen(path: &Path, backlog: i32, mask: Option<u32>) -> Result<(So
     }
     let socket = with_mask(mask, || bind(path)).map_err(error)?;
     let metadata = fs::symlink_metadata(path).map_err(error)?;
-    let file = SocketFile { path: path.to_owned(), id: id(&metadata), mask };
+    let file = SocketFile { path: path.to_owned(), id: id(&metadata), mask, is_missed: false };
     socket.listen(backlog).map_err(error)?;
     Ok((socket, file))
 }

@@ -174,6 +174,14 @@ impl Sockets {
         }
     }
 
+    /// The path of a UNIX socket whose file somebody has removed, once.
+    pub(crate) fn newly_missed_file(&mut self) -> Option<&Path> {
+        match &mut self.held {
+            Held::Shared { file: Some(file), .. } => file.newly_missed(),
+            _ => None,
+        }
+    }
+
     /// Whether the listener of a slot was shut down.
     pub(crate) fn is_shut(&self, slot: u32) -> bool {
         let listener = match &self.held {

@@ -9,8 +9,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 use propane_load::{Load, Mode, Target};
 use socket2::{Domain, Socket, Type};
 
@@ -91,6 +92,21 @@ fn gunicorn_on_a_unix_socket_loses_nothing() {
 }
 
 #[test]
+fn a_file_that_a_worker_removes_is_told_of_once() {
+    let (app, socket) = unix_app("propaneAccessories = { workerCount = 2; respawnDelayMs = 0; };");
+    let manager = start(&app, &[]);
+    fs::remove_file(&socket).unwrap();
+    for nth in [3, 4] {
+        kill(Pid::from_raw(manager.children()[0]), Signal::SIGKILL).unwrap();
+        manager.wait_for_nth("event=worker_ready", nth);
+    }
+    let told = manager.wait_for_diagnostic("is gone, and nobody can connect any more");
+    assert!(told.contains("LISTEN_FDS"), "{told}");
+    assert_eq!(manager.diagnostics().matches("is gone, and nobody").count(), 1, "{}", manager.diagnostics());
+    manager.stop();
+}
+
+#[test]
 fn a_unix_socket_is_told_to_the_log_and_to_workers() {
     let (app, socket) = unix_app("port = 4000;\npropaneAccessories = { workerCount = 1; socketStrategy = inherit; };");
     let manager = start(&app, &[]);
@@ -98,9 +114,8 @@ fn a_unix_socket_is_told_to_the_log_and_to_workers() {
     let host = format!("unix:{}", socket.display());
     assert_eq!((field(&started, "host"), field(&started, "port")), (host.as_str(), "0"), "{started}");
     assert_eq!(field(&started, "strategy"), "shared");
-    let told = manager.diagnostics();
     for text in ["port = 4000 means nothing", "socketStrategy = shared is used instead of inherit"] {
-        assert!(told.contains(text), "{text:?} in {told}");
+        manager.wait_for_diagnostic(text);
     }
     let worker = pid_in(&manager.wait_for("event=worker_ready"));
     let environment = environment(worker);
