@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::commands::formats::{NOTHING, as_plist, to_json};
-use crate::commands::{ConfigCommand, format_arg, format_of};
+use crate::commands::{ConfigCommand, FORMATS, Format, format_arg, format_of};
 use crate::exit;
 use crate::output::{Answer, Screen};
 
@@ -63,18 +63,6 @@ enum Side {
     Running,
     Saved(PathBuf),
 }
-
-/// The forms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
 pub(super) fn command() -> Command {
     let environments = cli::row_args().filter(|arg| arg.get_id() == ENVIRONMENT);

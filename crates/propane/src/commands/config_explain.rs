@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::commands::disclosure::{Disclosure, Secrets};
 use crate::commands::formats::{NOTHING, as_plist, origin_words, to_json, to_saved};
-use crate::commands::{ConfigCommand, format_arg, format_of, problems};
+use crate::commands::{ConfigCommand, FORMATS, Format, format_arg, format_of, problems};
 use crate::exit;
 use crate::output::{Answer, Screen};
 
@@ -49,18 +49,6 @@ struct ExplainOptions {
     disclosure: Disclosure,
     format: Format,
 }
-
-/// The forms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
 pub(super) fn command() -> Command {
     // Here every flag may stand alone, and says so by having no value.

@@ -49,6 +49,18 @@ pub(crate) static CONFIG: &[Entry] = &[
     Entry { name: "docs", command: config_docs::command, read: config_docs::read },
 ];
 
+/// The forms of commands that have these two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+
 /// `--format`, the first form being the default.
 fn format_arg<const N: usize>(forms: [&'static str; N]) -> Arg {
     Arg::new("format")
