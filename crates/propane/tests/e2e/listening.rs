@@ -148,7 +148,7 @@ fn what_lies_at_the_path_is_looked_at_before_it_is_replaced() {
 
     drop(living); // the file stays, as that of a server that was killed does
     let manager = start(&app, &[]);
-    assert!(manager.diagnostics().contains("which nobody listens on any more"), "{}", manager.diagnostics());
+    manager.wait_for_diagnostic("which nobody listens on any more");
     assert_eq!(get_unix(&socket, "/").unwrap().0, 200);
 
     // A second app on the same path: its manager is told whose it is.
