@@ -237,6 +237,7 @@ fn a_socket_that_was_handed_over_is_shared_and_stays() {
         (field(&started, "host"), field(&started, "port"), field(&started, "strategy")),
         ("127.0.0.1", port.as_str(), "shared")
     );
+    manager.wait_for_diagnostic("port = 4001 are not used");
     let told = manager.diagnostics();
     assert_eq!(told.matches("port = 4001 are not used").count(), 1, "{told}");
     assert_eq!(manager.get("/").0, 200);
