@@ -55,6 +55,17 @@ pub(crate) struct Beat {
     pub(crate) count: Option<u64>,
 }
 
+/// What a worker uses of descriptors and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appetite {
+    /// Less than any limit.
+    Modest,
+    /// More with every look at it.
+    Leaks,
+    /// Now more than a limit, now less, so that what counts in a row begins anew.
+    Swings,
+}
+
 /// Everything that will become of a worker, unless somebody ends it before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {
@@ -72,8 +83,9 @@ pub(crate) struct Fate {
     pub(crate) heeds_abort: bool,
     pub(crate) kill_delay: Duration,
     pub(crate) report_delay: Duration,
-    /// Whether its descriptors and its memory grow with every look at it.
-    pub(crate) leaks: bool,
+    pub(crate) appetite: Appetite,
+    /// Its soft limit on descriptors.
+    pub(crate) fd_limit: u64,
 }
 
 impl Fate {
@@ -93,7 +105,8 @@ impl Fate {
             heeds_abort: true,
             kill_delay: Duration::from_millis(1),
             report_delay: Duration::from_millis(1),
-            leaks: false,
+            appetite: Appetite::Modest,
+            fd_limit: 1_000,
         }
     }
 
@@ -118,7 +131,8 @@ impl Fate {
             heeds_abort: rng.chance(50),
             kill_delay: rng.ms(0, KILL_MS_MAX),
             report_delay: if rng.chance(mix.late_report) { rng.ms(5, REPORT_MS_MAX) } else { rng.ms(0, 2) },
-            leaks: rng.chance(mix.leaks),
+            appetite: appetite(plan, &mut rng),
+            fd_limit: rng.pick(&[1_000, 1_000, 1_000, 250, u64::MAX]),
         }
     }
 }
@@ -176,6 +190,16 @@ fn drain(plan: &Plan, rng: &mut Rng) -> Drain {
     } else {
         let (first, last) = rng.pick(&[(0, 0), (1, 100), (500, 1_500), (800, 11_000)]);
         Drain::Ends(rng.ms(first, last))
+    }
+}
+
+fn appetite(plan: &Plan, rng: &mut Rng) -> Appetite {
+    if rng.chance(plan.mix.leaks) {
+        Appetite::Leaks
+    } else if rng.chance(plan.mix.swings) {
+        Appetite::Swings
+    } else {
+        Appetite::Modest
     }
 }
 

@@ -25,7 +25,7 @@ Usage: cargo xtask TASK
   conformance  compare what a worker answers with what the contract and the standard say (--help)
   load         put an HTTP load on a URL and tell every kind of failure apart (--help)
   sim          run simulated schedules of faults against the supervisor (--help)
-  planted      check that the simulator catches mistakes planted in the supervisor
+  planted      check that the simulator catches mistakes planted in the supervisor ([NAME]...)
 ";
 
 fn main() -> ExitCode {

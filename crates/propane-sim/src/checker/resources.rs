@@ -111,7 +111,7 @@ fn has_limits(policy: &Policy) -> bool {
 }
 
 fn severity(policy: &Policy, sample: &Sample) -> FdSeverity {
-    let reached = |percent: u32| percent > 0 && sample.fd_count * 100 / sample.fd_limit >= u64::from(percent);
+    let reached = |percent: u32| percent > 0 && uses(sample, percent);
     match (reached(policy.fd_limits.warn_percent), reached(policy.fd_limits.critical_percent)) {
         (_, true) => FdSeverity::Critical,
         (true, false) => FdSeverity::Warning,
@@ -119,11 +119,16 @@ fn severity(policy: &Policy, sample: &Sample) -> FdSeverity {
     }
 }
 
+/// Whether a worker uses so much of its limit.
+fn uses(sample: &Sample, percent: u32) -> bool {
+    u128::from(sample.fd_count) * 100 >= u128::from(sample.fd_limit) * u128::from(percent)
+}
+
 fn too_heavy(policy: &Policy, sample: &Sample, rss_strikes: u32) -> Option<RecycleReason> {
-    let (count, percent) = (u64::from(policy.fd_limits.retire_count), u64::from(policy.fd_limits.retire_percent));
+    let (count, percent) = (u64::from(policy.fd_limits.retire_count), policy.fd_limits.retire_percent);
     if count > 0 && sample.fd_count >= count {
         Some(RecycleReason::FdCount)
-    } else if percent > 0 && sample.fd_count * 100 / sample.fd_limit >= percent {
+    } else if percent > 0 && uses(sample, percent) {
         Some(RecycleReason::FdPercent)
     } else {
         (rss_strikes >= STRIKES).then_some(RecycleReason::MaxRss)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, Worker, WorkerId};
 
 use crate::checker::{Checker, Violation, ensure};
-use crate::fate::{Birth, Drain, Fate, Members, OnTerm};
+use crate::fate::{Appetite, Birth, Drain, Fate, Members, OnTerm};
 use crate::plan::SAMPLE;
 use crate::rng::Rng;
 
@@ -94,7 +94,7 @@ impl World<'_> {
             let event = match rng.below(4) {
                 0 => Event::BecameReady { worker, proof: Proof::Listening },
                 1 => Event::HeartbeatReceived { worker },
-                2 => Event::Sampled { worker, sample: sample(&mut rng, 900) },
+                2 => Event::Sampled { worker, sample: sample(&mut rng, Appetite::Leaks, 9, 1_000) },
                 _ => Event::GroupEmptied { worker: WorkerId(worker.0 + 1_000_000) },
             };
             self.agenda.add(self.now + rng.ms(0, 500), Happening::Delivery(event));
@@ -198,22 +198,28 @@ impl World<'_> {
             return;
         }
         process.samples += 1;
-        let (count, leaks) = (process.samples, process.fate.leaks && !process.spared);
+        let count = process.samples;
+        let appetite = if process.spared { Appetite::Modest } else { process.fate.appetite };
+        let fd_limit = process.fate.fd_limit;
         let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 << 12 | count);
         if rng.chance(self.plan.mix.sample_lost) {
             return;
         }
-        let level = if leaks { 300 + 200 * count } else { rng.below(500) };
-        let event = Event::Sampled { worker, sample: sample(&mut rng, level) };
-        self.agenda.add(self.now + Duration::from_millis(1), Happening::Delivery(event));
+        let sample = sample(&mut rng, appetite, count, fd_limit);
+        self.agenda.add(self.now + Duration::from_millis(1), Happening::Delivery(Event::Sampled { worker, sample }));
     }
 }
 
-fn sample(rng: &mut Rng, level: u64) -> Sample {
-    Sample {
-        fd_count: level.min(1_000),
-        fd_limit: 1_000,
-        rss_kib: level + rng.below(300),
-        top_fd_targets: String::new(),
-    }
+/// What the `count`-th look at a worker finds. Limits lie at 1000 KiB, at 900 descriptors and from 50 to 95 percent.
+fn sample(rng: &mut Rng, appetite: Appetite, count: u64, fd_limit: u64) -> Sample {
+    let (fds, rss_kib) = match appetite {
+        Appetite::Modest => (rng.below(500), rng.below(900)),
+        Appetite::Leaks => (300 + 200 * count, 300 + 200 * count + rng.below(300)),
+        // Memory is over its limit in two of three looks: three in a row are common, and so are two and a pause.
+        Appetite::Swings => {
+            (rng.pick(&[100, 300, 550, 700, 850, 920, 960]), rng.pick(&[500, 1_000, 1_001, 1_200, 1_300, 2_000]))
+        }
+    };
+    let fd_count = if fd_limit < 1_000 { fds * fd_limit / 1_000 } else { fds };
+    Sample { fd_count: fd_count.min(fd_limit), fd_limit, rss_kib, top_fd_targets: String::new() }
 }
