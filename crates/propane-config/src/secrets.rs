@@ -10,14 +10,17 @@ use crate::openstep_data::unescape;
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
-/// Whether the value under a key is secret. Only the last part of the key matters.
+/// Whether the value under a key is secret. Only the last part of the key matters. Where there is none, a comment that
+/// was not meant to may have swallowed it, and nobody knows what it was.
 pub fn is_secret_key(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     let ends_in = |word: &str| {
         let start = name.len().checked_sub(word.len());
         start.and_then(|start| name.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(word))
     };
-    ["secret", "password", "token"].into_iter().any(ends_in) || name.eq_ignore_ascii_case("connectionString")
+    name.is_empty()
+        || ["secret", "password", "token"].into_iter().any(ends_in)
+        || name.eq_ignore_ascii_case("connectionString")
 }
 
 /// The text with the user information of every URL in it masked: `postgres://***@db/app`.
@@ -168,25 +171,31 @@ enum Quotes {
 impl Words<'_> {
     fn find(mut self) {
         let text = self.text;
-        let mut key: &[u8] = b"";
+        let (mut key, mut before_comment): (&[u8], &[u8]) = (b"", b"");
         while let Some(range) = self.next() {
             let word = &text[range.clone()];
             let is_symbol = matches!(word, b"{" | b"}" | b"(" | b")" | b";" | b"," | b"=" | b":");
             // A colon is no separator here, but people who bring JSON or YAML write one.
             let colon = word.iter().position(|byte| *byte == b':').filter(|at| *at > 0 && !word.starts_with(b"\""));
-            if self.quotes == Quotes::Nothing && is_secret(word) {
+            if self.quotes == Quotes::Nothing && is_secret(colon.map_or(word, |colon| &word[..colon])) {
                 self.add_line(range.end);
             }
             if hides_url_user(word) {
                 self.secrets.push(range.clone());
             }
-            if matches!(word, b"=" | b":") && is_secret(key) {
-                self.add_value();
+            if word.starts_with(b"/*") {
+                before_comment = key;
+            } else if key.ends_with(b"*/") {
+                key = before_comment;
+            }
+            let is_missing = matches!(key, b"" | b"{" | b"}" | b"(" | b")" | b";" | b",");
+            if matches!(word, b"=" | b":") && (is_missing || is_secret(key)) {
+                self.add_values();
             } else if let Some(colon) = colon.filter(|colon| is_secret(&word[..*colon])) {
                 let rest = range.start + colon + 1..range.end;
                 self.secrets.extend((!rest.is_empty()).then_some(rest));
-                self.add_value();
-            } else if self.skips_comments && !is_symbol && is_secret(key) {
+                self.add_values();
+            } else if self.skips_comments && !is_symbol && !key.is_empty() && is_secret(key) {
                 // The sign between key and value is missing. In a comment that would be any two words.
                 self.secrets.push(range);
             }
@@ -259,6 +268,17 @@ impl Words<'_> {
         let rest = &self.text[start + 1..];
         let length = rest.iter().position(|byte| matches!(byte, b'\'' | b'\n'))?;
         (rest[length] == b'\'').then_some(start + 1 + length + 1)
+    }
+
+    /// The value that starts here. What was commented out may have had comments itself.
+    fn add_values(&mut self) {
+        let (start, skips_comments) = (self.at, self.skips_comments);
+        if !skips_comments {
+            self.skips_comments = true;
+            self.add_value();
+            (self.at, self.skips_comments) = (start, false);
+        }
+        self.add_value();
     }
 
     /// All words of the value that starts here: up to the `;` that ends it, the end of what it stands in, or, where the
@@ -382,9 +402,12 @@ mod tests {
             (r#"url = "http:\/\/me:pw@host";"#, "url = *********************;"),
             (r#"url = "http\U003a//me:pw@host";"#, "url = ************************;"),
             (r#"url = "http://me:pw\100host"; x = 1;"#, "url = **********************; x = 1;"),
-            // Comments before, in and after the value.
+            // Comments before, in and after the value, and around the key.
+            ("/* open password /* x */ = (abc, d); port = 1;", "/* open password /* x */ = (***, *); port = 1;"),
             ("password /* x */ = abc;", "password /* x */ = ***;"),
             ("password = // not; this\n  abc;", "password = ******; this\n  ***;"),
+            ("x = 1; // password /* x */ = abc;", "x = 1; // password /* x */ = ***;"),
+            ("x = 1; // password = // not; this\n  abc;", "x = 1; // password = ******; this\n  ***;"),
             ("name = a; // the secret must be set\nport = 1;", "name = a; // the secret must be set\nport = 1;"),
             // Signs that are missing or others.
             ("password abc; port = 1;", "password ***; port = 1;"),
@@ -405,6 +428,7 @@ mod tests {
             ("host = \"x;\n  password = \"abc\";\nport = 1;", "host = \"x;\n  password = ******\nport = 1;"),
             ("\"password = x abc; port = 1;\nport = 1;", "\"password = ****************\nport = 1;"),
             ("\"password = \"a;abc\";\nport = 1;", "\"password = \"*******\nport = 1;"),
+            ("\"password: \"a;abc\";\nport = 1;", "\"password: \"*******\nport = 1;"),
         ] {
             assert_eq!(overwritten(text, false), shown, "{text}");
         }
@@ -430,10 +454,12 @@ mod tests {
 
     #[test]
     fn keys_are_secret_by_their_last_part() {
-        for key in ["session.secret", "auth.bearerSecret", "x.PASSWORD", "database.connectionString", "a.b.apiToken"] {
+        for key in
+            ["session.secret", "auth.bearerSecret", "x.PASSWORD", "database.connectionString", "a.b.apiToken", "", "a."]
+        {
             assert!(is_secret_key(key), "{key}");
         }
-        for key in ["secret.name", "secretary", "tokens", "connection", "", "é"] {
+        for key in ["secret.name", "secretary", "tokens", "connection", "é"] {
             assert!(!is_secret_key(key), "{key}");
         }
     }

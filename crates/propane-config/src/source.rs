@@ -142,7 +142,12 @@ impl<'a> Source<'a> {
             bytes[secret.start - start..secret.end - start].fill(b'*');
         }
         for secret in secrets.starting(&(start..end)) {
-            overwrite_copies(&mut bytes, &self.text[secret.clone()]);
+            let secret = &self.text[secret.clone()];
+            overwrite_copies(&mut bytes, secret);
+            // Several words may be one secret, and each of them one as well: nobody knows in a file that is not sound.
+            for word in secret.split(u8::is_ascii_whitespace).filter(|word| word.len() < secret.len()) {
+                overwrite_copies(&mut bytes, word);
+            }
         }
         let within = |at: usize| at.clamp(start, end) - start;
         let quote = Quote::of(line, &bytes, within(meant.start), within(meant.end));
