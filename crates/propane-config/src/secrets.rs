@@ -189,7 +189,10 @@ impl Words<'_> {
                 key = before_comment;
             }
             let is_missing = matches!(key, b"" | b"{" | b"}" | b"(" | b")" | b";" | b",");
-            if matches!(word, b"=" | b":") && (is_missing || is_secret(key)) {
+            if matches!(word, b"=" | b":") && is_missing {
+                self.add_values();
+                self.at = range.end; // there may be a key in it
+            } else if matches!(word, b"=" | b":") && is_secret(key) {
                 self.add_values();
             } else if let Some(colon) = colon.filter(|colon| is_secret(&word[..*colon])) {
                 let rest = range.start + colon + 1..range.end;
@@ -203,14 +206,19 @@ impl Words<'_> {
         }
     }
 
-    /// The rest of the line, without the signs that it starts with.
+    /// The rest of the line, without the signs that it starts with, and of the lines after it up to one at whose end
+    /// something ends: the value may stand there.
     fn add_line(&mut self, start: usize) {
         if start < self.line_end {
             return;
         }
         let rest = &self.text[start..];
-        let line = rest.iter().position(|byte| *byte == b'\n');
-        self.line_end = line.map_or(self.text.len(), |length| start + length);
+        let is_end = |(at, byte): (usize, &u8)| {
+            let before = rest[..at].trim_ascii_end().last();
+            *byte == b'\n' && matches!(before, Some(b';' | b'{' | b'}' | b'(' | b')' | b','))
+        };
+        let length = rest.iter().enumerate().position(is_end);
+        self.line_end = length.map_or(self.text.len(), |length| start + length);
         let signs = rest.iter().take_while(|byte| matches!(byte, b' ' | b'=' | b'"' | b':')).count();
         if start + signs < self.line_end {
             self.secrets.push(start + signs..self.line_end);
@@ -428,6 +436,8 @@ mod tests {
             ("host = \"x;\n  password = \"abc\";\nport = 1;", "host = \"x;\n  password = ******\nport = 1;"),
             ("\"password = x abc; port = 1;\nport = 1;", "\"password = ****************\nport = 1;"),
             ("\"password = \"a;abc\";\nport = 1;", "\"password = \"*******\nport = 1;"),
+            ("\"x\" \"password\"\n  abc\";\nport = 1;", "\"x\" \"password\"********\nport = 1;"),
+            ("\"= password = \"a;abc\";\nport = 1;", "\"= ******** = \"*******\nport = 1;"),
             ("\"password: \"a;abc\";\nport = 1;", "\"password: \"*******\nport = 1;"),
         ] {
             assert_eq!(overwritten(text, false), shown, "{text}");
