@@ -206,16 +206,16 @@ impl Words<'_> {
         }
     }
 
-    /// The rest of the line, without the signs that it starts with, and of the lines after it up to one at whose end
-    /// something ends: the value may stand there.
+    /// The rest of the line, without the signs that it starts with, and of the lines after it that the value may go on
+    /// in: up to one at whose end something ends, or to the next entry.
     fn add_line(&mut self, start: usize) {
         if start < self.line_end {
             return;
         }
         let rest = &self.text[start..];
         let is_end = |(at, byte): (usize, &u8)| {
-            let before = rest[..at].trim_ascii_end().last();
-            *byte == b'\n' && matches!(before, Some(b';' | b'{' | b'}' | b'(' | b')' | b','))
+            let ends = || matches!(rest[..at].trim_ascii_end().last(), Some(b';' | b'{' | b'}' | b'(' | b')' | b','));
+            *byte == b'\n' && (ends() || is_entry(&rest[at + 1..]))
         };
         let length = rest.iter().enumerate().position(is_end);
         self.line_end = length.map_or(self.text.len(), |length| start + length);
@@ -333,6 +333,13 @@ impl Words<'_> {
         let before = self.text[..word.start].iter().rev();
         before.take_while(|byte| byte.is_ascii_whitespace()).any(|byte| *byte == b'\n')
     }
+}
+
+/// Whether a line starts with a word and a ` = `, as every entry should.
+fn is_entry(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    let word = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    line[word..].trim_ascii_start().starts_with(b"= ")
 }
 
 /// Whether a word of the text has a URL with a user once its escapes are read: `http:\/\/me:pw@host`.
