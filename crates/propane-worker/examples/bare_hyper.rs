@@ -15,17 +15,17 @@ use tokio::net::TcpListener;
 
 /// The headers of the library's answer to `/`, in its order, with values of the same length.
 const HEADERS: [(&str, &str); 11] = [
-    ("content-type", "text/plain; charset=utf-8"),
     ("server", "Arlen"),
     ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
-    ("x-request-id", "00000000000000000000000000000000"),
     ("x-correlation-id", "00000000000000000000000000000000"),
+    ("x-request-id", "00000000000000000000000000000000"),
     ("x-trace-id", "00000000000000000000000000000000"),
     ("traceparent", "00-00000000000000000000000000000000-0000000000000000-01"),
     ("x-arlen-parse-ms", "0.000"),
     ("x-arlen-response-write-ms", "0.000"),
     ("x-arlen-total-ms", "0.000"),
     ("x-mojo-total-ms", "0.000"),
+    ("content-type", "text/plain; charset=utf-8"),
 ];
 
 #[tokio::main(flavor = "current_thread")]

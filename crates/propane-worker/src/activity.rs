@@ -36,6 +36,8 @@ struct State {
     ended: u64,
     /// Part of a head has arrived while another request was being served.
     head_is_held: bool,
+    /// When something last arrived.
+    read_at: Instant,
     /// Whether another protocol was asked for, and what came of it.
     switch: Switch,
     /// The peer has not taken what was sent since then.
@@ -84,6 +86,7 @@ impl State {
             multiplexed: false,
             ended: 0,
             head_is_held: false,
+            read_at: now,
             switch: Switch::Never,
             write_blocked: None,
             half_closed: None,
@@ -109,23 +112,27 @@ impl State {
     }
 
     fn bytes_arrived(&mut self, now: Instant) {
+        self.read_at = now;
         if let Phase::Waiting { begun: false, .. } = self.phase {
             self.phase = Phase::Waiting { since: now, begun: true };
         }
     }
 
-    /// Gives when the request's first byte arrived.
-    fn begin(&mut self, now: Instant, multiplexed: bool) -> Instant {
+    /// Gives when the request's first byte arrived, and when its head was complete.
+    fn begin(&mut self, multiplexed: bool) -> InFlight {
         self.multiplexed |= multiplexed;
         self.head_is_held = false;
+        let begun = self.read_at;
         match self.phase {
-            Phase::Waiting { since, begun } => {
+            Phase::Waiting { since, begun: has_begun } => {
                 self.phase = Phase::Serving { requests: 1 };
-                if begun && !self.multiplexed { since } else { now }
+                // One that was sent behind another begins when that is over.
+                let begun = begun.max(since);
+                InFlight { arrived: if has_begun && !self.multiplexed { since } else { begun }, begun }
             }
             Phase::Serving { requests } => {
                 self.phase = Phase::Serving { requests: requests + 1 };
-                now
+                InFlight { arrived: begun, begun }
             }
         }
     }
@@ -163,11 +170,16 @@ impl Activity {
         shared.state.bytes_arrived(Instant::now());
     }
 
-    /// A request has begun; it lasts until the returned value is dropped.
-    pub(crate) fn begin(self: &Arc<Self>, version: Version) -> InFlight {
-        let now = Instant::now();
-        let arrived = self.shared().state.begin(now, version == Version::HTTP_2);
-        InFlight { activity: Arc::clone(self), arrived, begun: now, has_ended: false }
+    /// A request has begun. It lasts until [`Self::end`].
+    pub(crate) fn begin(&self, version: Version) -> InFlight {
+        self.shared().state.begin(version == Version::HTTP_2)
+    }
+
+    /// A request has ended, now.
+    pub(crate) fn end(&self, now: Instant) {
+        let mut shared = self.shared();
+        shared.state.end(now);
+        wake(shared);
     }
 
     /// Whether so many requests have ended and all that was written is sent. If not, wakes the reader when it may be so.
@@ -188,7 +200,7 @@ impl Activity {
         }
     }
 
-    /// The reader waits for [`InFlight`]s to end or [`Activity::decide`].
+    /// The reader waits for [`Activity::end`] or [`Activity::decide`].
     pub(crate) fn wait_as_reader(&self, waker: &Waker) {
         self.shared().reader = Some(waker.clone());
     }
@@ -260,35 +272,12 @@ fn wake(mut shared: MutexGuard<'_, Shared>) {
 }
 
 /// A request that is being served.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
-    activity: Arc<Activity>,
     /// When its first byte arrived.
     pub(crate) arrived: Instant,
     /// When its head was complete.
     pub(crate) begun: Instant,
-    has_ended: bool,
-}
-
-impl InFlight {
-    /// Ends it now rather than when it is dropped. Gives how long it has taken, from its first byte.
-    pub(crate) fn end(&mut self) -> Duration {
-        let now = Instant::now();
-        if !self.has_ended {
-            self.has_ended = true;
-            let mut shared = self.activity.shared();
-            shared.state.end(now);
-            wake(shared);
-        }
-        now - self.arrived
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            self.end();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -334,8 +323,8 @@ mod tests {
         let start = Instant::now();
         let late = start + Duration::from_hours(1);
         let mut state = State::new(start);
-        state.begin(start, false);
-        state.begin(start, false);
+        state.begin(false);
+        state.begin(false);
         state.end(late);
         assert_eq!(state.verdict(late, Some(start), TIMEOUT), Verdict::Watch { until: late + DRAIN_REST });
         state.end(late);
@@ -346,7 +335,7 @@ mod tests {
     fn the_start_of_the_next_head_is_not_forgotten_over_the_request_before_it() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(start, false);
+        state.begin(false);
         state.head_is_held = true;
         state.end(start + second(1));
         assert_eq!(state.phase, Phase::Waiting { since: start + second(1), begun: true });
@@ -356,7 +345,7 @@ mod tests {
     fn a_peer_that_does_not_go_on_is_cut() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(start, false);
+        state.begin(false);
         state.write_blocked = Some(start + second(1));
         for draining in [None, Some(start)] {
             assert_eq!(
@@ -375,7 +364,7 @@ mod tests {
     fn http2_is_told_to_go_away_whatever_it_does() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(start, true);
+        state.begin(true);
         assert_eq!(state.verdict(start, Some(start), TIMEOUT), Verdict::GoAway);
         state.end(start);
         assert_eq!(state.verdict(start, Some(start), TIMEOUT), Verdict::GoAway);

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,6 +25,9 @@ const LINGERING_CLOSE: Duration = Duration::from_secs(1);
 
 /// How much is read at once while a head is incomplete.
 const READ_BYTES: usize = 4096;
+
+/// Up to how much is gathered before it is written.
+const GATHERED_BYTES: usize = 2048;
 
 /// How much is kept for whoever gets the connection after a request that asks for another protocol.
 const UNDECIDED_BYTES: usize = 16 * 1024;
@@ -90,6 +93,19 @@ impl Closing {
         }
         linger.as_mut().poll(cx).map(Ok)
     }
+}
+
+/// A short answer goes out in one piece: to gather it here takes less than to have the kernel do it.
+fn poll_write_all_of(stream: &mut Stream, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    if bufs.iter().map(|buf| buf.len()).sum::<usize>() > GATHERED_BYTES {
+        return Pin::new(stream).poll_write_vectored(cx, bufs);
+    }
+    let mut gathered = [const { MaybeUninit::uninit() }; GATHERED_BYTES];
+    let mut gathered = ReadBuf::uninit(&mut gathered);
+    for buf in bufs {
+        gathered.put_slice(buf);
+    }
+    Pin::new(stream).poll_write(cx, gathered.filled())
 }
 
 fn discard(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
@@ -347,7 +363,7 @@ impl AsyncWrite for ClientStream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check_user()?;
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = poll_write_all_of(&mut self.stream, cx, bufs);
         self.note(&written);
         written
     }

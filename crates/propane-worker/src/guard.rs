@@ -246,7 +246,8 @@ fn after_request(then_upgrade: bool) -> State {
 /// The length and meaning of the head at the front of `bytes`; none if it has not all arrived.
 fn look_at_head(bytes: &[u8], limits: HeadLimits, progress: &mut Progress) -> Result<Option<(usize, Head)>, Fault> {
     let blank = leading_blank_lines(bytes);
-    if let Some(end) = find_end(&bytes[blank..], progress.searched.saturating_sub(blank)) {
+    let end = find_end(&bytes[blank..], progress.searched.saturating_sub(blank));
+    if let Ok(Some(end)) = end {
         let length = blank + end;
         check_size(&bytes[..length], blank, limits)?;
         // A head that ends before the parser thinks so is not one.
@@ -255,7 +256,8 @@ fn look_at_head(bytes: &[u8], limits: HeadLimits, progress: &mut Progress) -> Re
         return Ok(Some((length, head)));
     }
     check_size(bytes, blank, limits)?;
-    progress.searched = bytes.len().saturating_sub(2);
+    end?;
+    progress.searched = bytes.len();
     // What can never become a head is refused before its end; looked at again only when it has doubled.
     if bytes.len() >= 2 * progress.parsed {
         progress.parsed = bytes.len();
@@ -269,18 +271,18 @@ fn leading_blank_lines(bytes: &[u8]) -> usize {
     bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
 }
 
-/// Just behind the empty line that ends a head, also where bare LFs make it.
-fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
-    let mut at = from.min(bytes.len());
-    while let Some(lf) = bytes[at..].iter().position(|byte| *byte == b'\n') {
-        at += lf + 1;
-        match &bytes[at..] {
-            [b'\n', ..] => return Some(at + 1),
-            [b'\r', b'\n', ..] => return Some(at + 2),
-            _ => {}
+/// Just behind the empty line that ends a head, if none of the lines before it ends in a bare LF. Up to `from`, it has
+/// been looked for.
+fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Fault> {
+    let rest = bytes.get(from..).unwrap_or_default();
+    for lf in memchr::memchr_iter(b'\n', rest).map(|at| from + at) {
+        match &bytes[..lf] {
+            [.., b'\n', b'\r'] => return Ok(Some(lf + 1)),
+            [.., b'\r'] => {}
+            _ => return Err(Fault::Malformed),
         }
     }
-    None
+    Ok(None)
 }
 
 fn check_size(bytes: &[u8], blank: usize, limits: HeadLimits) -> Result<(), Fault> {
@@ -289,11 +291,8 @@ fn check_size(bytes: &[u8], blank: usize, limits: HeadLimits) -> Result<(), Faul
     if line_is_too_long || bytes.len() > limits.head { Err(Fault::HeadTooLarge) } else { Ok(()) }
 }
 
-/// What a head says, if it is a whole one; a fault as soon as it can be none.
+/// What a head without bare LFs says, if it is a whole one; a fault as soon as it can be none.
 fn parse(bytes: &[u8]) -> Result<Option<Head>, Fault> {
-    if has_bare_lf(bytes) {
-        return Err(Fault::Malformed);
-    }
     // Not filled in before, because most requests have few.
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
@@ -303,15 +302,6 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Fault> {
         Err(httparse::Error::TooManyHeaders) => Err(Fault::HeadTooLarge),
         Ok(httparse::Status::Complete(_)) | Err(_) => Err(Fault::Malformed),
     }
-}
-
-fn has_bare_lf(bytes: &[u8]) -> bool {
-    let mut before = 0;
-    bytes.iter().any(|byte| {
-        let bare = *byte == b'\n' && before != b'\r';
-        before = *byte;
-        bare
-    })
 }
 
 fn meaning(request: &httparse::Request<'_, '_>, bytes: &[u8]) -> Result<Head, Fault> {

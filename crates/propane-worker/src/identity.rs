@@ -9,10 +9,10 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use crate::settings::Observability;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(crate) const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest number that is taken over from a client: it is repeated in an answer and in a log.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -46,13 +46,8 @@ impl Numbers {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Identity {
     pub(crate) request: Option<HeaderValue>,
-    trace: Option<Trace>,
-}
-
-#[derive(Debug, Clone)]
-struct Trace {
-    id: HeaderValue,
-    parent: HeaderValue,
+    pub(crate) trace: Option<HeaderValue>,
+    pub(crate) parent: Option<HeaderValue>,
 }
 
 /// Where what is made up for a request stands in the one piece of memory that it takes.
@@ -70,21 +65,22 @@ impl Identity {
         if !wanted.identity_headers && !wanted.trace_headers {
             return Self::default();
         }
+        let given = Given::of(headers);
         let mut text = *FRAME;
-        let given = wanted.identity_headers.then(|| given_request_id(headers)).flatten();
-        if given.is_none() {
+        let request = given.request_id().filter(|_| wanted.identity_headers);
+        if request.is_none() {
             hex(numbers.next(), &mut text[..16]);
             hex(numbers.next(), &mut text[16..32]);
         }
         if wanted.trace_headers {
-            write_trace(headers, numbers, &mut text);
+            given.write_trace(numbers, &mut text);
         }
-        let text = Bytes::copy_from_slice(&text);
+        let text = Bytes::from_owner(text);
         let made_up = |range| header(text.slice(range));
-        let trace = || Trace { id: made_up(TRACE_DIGITS), parent: made_up(PARENT) };
         Self {
-            request: wanted.identity_headers.then(|| given.cloned().unwrap_or_else(|| made_up(REQUEST_DIGITS))),
-            trace: wanted.trace_headers.then(trace),
+            request: wanted.identity_headers.then(|| request.cloned().unwrap_or_else(|| made_up(REQUEST_DIGITS))),
+            trace: wanted.trace_headers.then(|| made_up(TRACE_DIGITS)),
+            parent: wanted.trace_headers.then(|| made_up(PARENT)),
         }
     }
 
@@ -93,26 +89,57 @@ impl Identity {
         if let Some(id) = &self.request {
             headers.insert(REQUEST_ID, id.clone());
         }
-        if let Some(trace) = &self.trace {
-            headers.insert(TRACEPARENT, trace.parent.clone());
-        }
-    }
-
-    /// Tells the client, unless the app has done so in its own way.
-    pub(crate) fn tell_client(self, headers: &mut HeaderMap) {
-        if let Some(id) = self.request {
-            headers.entry(REQUEST_ID).or_insert_with(|| id.clone());
-            headers.entry(CORRELATION_ID).or_insert(id);
-        }
-        if let Some(trace) = self.trace {
-            headers.entry(TRACE_ID).or_insert(trace.id);
-            headers.entry(TRACEPARENT).or_insert(trace.parent);
+        if let Some(parent) = &self.parent {
+            headers.insert(TRACEPARENT, parent.clone());
         }
     }
 }
 
-fn given_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    [REQUEST_ID, CORRELATION_ID].iter().find_map(|name| headers.get(name).filter(|id| is_plain(id)))
+/// What a request says of itself; of each header the first.
+#[derive(Default)]
+struct Given<'a> {
+    request: Option<&'a HeaderValue>,
+    correlation: Option<&'a HeaderValue>,
+    trace: Option<&'a HeaderValue>,
+    parent: Option<&'a HeaderValue>,
+}
+
+impl<'a> Given<'a> {
+    /// In one pass: to compare the few names of a request takes less than to hash four.
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut given = Self::default();
+        for (name, value) in headers {
+            let place = match name {
+                name if name == REQUEST_ID => &mut given.request,
+                name if name == CORRELATION_ID => &mut given.correlation,
+                name if name == TRACE_ID => &mut given.trace,
+                name if name == TRACEPARENT => &mut given.parent,
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        given
+    }
+
+    fn request_id(&self) -> Option<&'a HeaderValue> {
+        [self.request, self.correlation].into_iter().flatten().find(|id| is_plain(id))
+    }
+
+    /// A new span of the trace that `traceparent` (W3C Trace Context) or `X-Trace-Id` names, or of a new one.
+    fn write_trace(&self, numbers: &Numbers, text: &mut [u8; PARENT.end]) {
+        let parent = self.parent.and_then(|value| parse_traceparent(value.as_bytes()));
+        if let Some((_, flags)) = parent {
+            text[FLAGS].copy_from_slice(&flags);
+        }
+        let trace = || lower_hex(self.trace?.as_bytes());
+        if let Some(id) = parent.map(|(id, _)| id).or_else(trace) {
+            text[TRACE_DIGITS].copy_from_slice(&id);
+        } else {
+            hex(numbers.next(), &mut text[TRACE_DIGITS][..16]);
+            hex(numbers.next().max(1), &mut text[TRACE_DIGITS][16..]);
+        }
+        hex(numbers.next().max(1), &mut text[SPAN_DIGITS]);
+    }
 }
 
 /// Only what can stand in any log as it is.
@@ -120,25 +147,6 @@ fn is_plain(id: &HeaderValue) -> bool {
     let bytes = id.as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
     !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID_BYTES && bytes.iter().all(plain)
-}
-
-/// A new span of the trace that `traceparent` (W3C Trace Context) or `X-Trace-Id` names, or of a new one.
-fn write_trace(headers: &HeaderMap, numbers: &Numbers, text: &mut [u8; PARENT.end]) {
-    let parent = headers.get(TRACEPARENT).and_then(|value| parse_traceparent(value.as_bytes()));
-    if let Some((_, flags)) = parent {
-        text[FLAGS].copy_from_slice(&flags);
-    }
-    if let Some(id) = parent.map(|(id, _)| id).or_else(|| given_trace_id(headers)) {
-        text[TRACE_DIGITS].copy_from_slice(&id);
-    } else {
-        hex(numbers.next(), &mut text[TRACE_DIGITS][..16]);
-        hex(numbers.next().max(1), &mut text[TRACE_DIGITS][16..]);
-    }
-    hex(numbers.next().max(1), &mut text[SPAN_DIGITS]);
-}
-
-fn given_trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
-    lower_hex(headers.get(TRACE_ID)?.as_bytes())
 }
 
 /// The trace id and the flags. Versions after 00 may have more fields, which are not ours to know.
@@ -163,10 +171,20 @@ fn lower_hex_strict<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(digits)
 }
 
+/// Every byte as two digits.
+static DIGITS: [[u8; 2]; 256] = {
+    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+    while byte < pairs.len() {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Sixteen digits.
 fn hex(number: u64, to: &mut [u8]) {
-    for (place, digit) in to.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place) & 15) as usize];
+    for (pair, byte) in to.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&DIGITS[usize::from(byte)]);
     }
 }
 
@@ -190,25 +208,22 @@ mod tests {
         performance_headers: true,
     };
 
-    fn answer(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn identity(pairs: &[(&'static str, &'static str)]) -> Identity {
         let headers =
             pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let identity = Identity::of(&headers.collect(), WANTED, &Numbers::new(7));
-        let mut answer = HeaderMap::new();
-        identity.tell_client(&mut answer);
-        answer
+        Identity::of(&headers.collect(), WANTED, &Numbers::new(7))
     }
 
-    fn text(headers: &HeaderMap, name: &str) -> String {
-        headers[name].to_str().unwrap().to_owned()
+    fn text(value: Option<HeaderValue>) -> String {
+        value.unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]
     fn a_plain_request_id_is_kept_and_any_other_replaced() {
-        assert_eq!(text(&answer(&[("x-request-id", "a-1")]), "x-correlation-id"), "a-1");
-        assert_eq!(text(&answer(&[("x-correlation-id", "c.2")]), "x-request-id"), "c.2");
+        assert_eq!(text(identity(&[("x-request-id", "a-1")]).request), "a-1");
+        assert_eq!(text(identity(&[("x-correlation-id", "c.2")]).request), "c.2");
         for bad in ["", "a b", "a\"b", "a,b", "<x>"] {
-            let id = text(&answer(&[("x-request-id", bad)]), "x-request-id");
+            let id = text(identity(&[("x-request-id", bad)]).request);
             assert!(id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
         }
     }
@@ -216,9 +231,9 @@ mod tests {
     #[test]
     fn a_trace_goes_on_with_a_span_of_our_own() {
         let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        let answer = answer(&[("traceparent", given)]);
-        assert_eq!(text(&answer, "x-trace-id"), "4bf92f3577b34da6a3ce929d0e0e4736");
-        let parent = text(&answer, "traceparent");
+        let identity = identity(&[("traceparent", given)]);
+        assert_eq!(text(identity.trace), "4bf92f3577b34da6a3ce929d0e0e4736");
+        let parent = text(identity.parent);
         assert!(parent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && parent.ends_with("-00"), "{parent}");
         assert!(parent != given && parent.len() == 55);
     }
@@ -235,8 +250,8 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
             "00",
         ] {
-            assert_ne!(text(&answer(&[("traceparent", bad)]), "x-trace-id"), id, "{bad}");
+            assert_ne!(text(identity(&[("traceparent", bad)]).trace), id, "{bad}");
         }
-        assert_eq!(text(&answer(&[("x-trace-id", "4BF92F3577B34DA6A3CE929D0E0E4736")]), "x-trace-id"), id);
+        assert_eq!(text(identity(&[("x-trace-id", "4BF92F3577B34DA6A3CE929D0E0E4736")]).trace), id);
     }
 }

@@ -40,7 +40,9 @@ impl<F: Future + Unpin> Future for Lazily<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if !self.woken.is_due.swap(false, Ordering::Acquire) {
+        let is_due = &self.woken.is_due;
+        // Looked at before it is written, because nearly always there is nothing.
+        if !is_due.load(Ordering::Relaxed) || !is_due.swap(false, Ordering::Acquire) {
             return Poll::Pending;
         }
         *self.woken.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());

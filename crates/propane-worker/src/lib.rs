@@ -35,6 +35,7 @@ mod lazily;
 mod listener;
 mod metrics;
 mod notify;
+mod own_headers;
 mod refusal;
 mod request;
 mod server;

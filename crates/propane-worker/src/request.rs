@@ -2,6 +2,7 @@
 //! that its end is known.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,11 +10,12 @@ use std::task::{Context, Poll, ready};
 
 use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Buf, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, DATE, HeaderValue, SERVER};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::access_log::Record;
@@ -22,8 +24,9 @@ use crate::body::{Body, Failure};
 use crate::endpoints::Endpoint;
 use crate::identity::Identity;
 use crate::listener::Peer;
-use crate::refusal::{Refusal, TIMING_HEADERS, Timings};
+use crate::refusal::{Refusal, Timings};
 use crate::server::BoxError;
+use crate::settings::RequestLimits;
 use crate::turns::{QueueFull, Turn};
 use crate::upgrade::Wish;
 use crate::worker::Worker;
@@ -38,6 +41,9 @@ pub(crate) struct RequestContext {
 /// The body of an answer: the app's, or the worker's own.
 type AnswerBody<B> = Either<B, Full<Bytes>>;
 
+/// A request that may go to the app, and where it is said if its body cannot be read.
+type Asked = (Request<Body>, Option<Failure>);
+
 /// An answer that may be given, and the place that it takes among the upgraded connections.
 struct Granted<B> {
     response: Response<AnswerBody<B>>,
@@ -46,76 +52,89 @@ struct Granted<B> {
 }
 
 /// Answers a request, with the app's help.
-pub(crate) async fn respond<S, B>(
+pub(crate) fn respond<S, B>(
     context: Arc<RequestContext>,
     service: S,
     request: Request<Incoming>,
-) -> Result<Response<TrackedBody<AnswerBody<B>>>, Infallible>
+) -> impl Future<Output = Result<Response<TrackedBody<AnswerBody<B>>>, Infallible>>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    let worker = &context.worker;
+    // All that needs no waiting is done here, because what is alive where a future waits makes it large, and this one is
+    // moved about for every request.
     let (parts, body) = request.into_parts();
     let version = parts.version;
-    let mut tracked = Tracked::begin(&context, &parts);
     let wish = Wish::of(&parts);
+    let mut tracked = Tracked::begin(context, &parts);
+    let worker = &tracked.context.worker;
     let identity = Identity::of(&parts.headers, worker.settings.observability, &worker.numbers);
     if let Some(record) = &mut tracked.record {
         record.request_id.clone_from(&identity.request);
     }
+    let asked = check_size(&parts, &body, &worker.settings.request_limits).map(|()| {
+        let own = own_answer(worker, &parts);
+        own.map_or_else(|| Either::Left(for_app(&tracked.context, parts, body, &identity)), Either::Right)
+    });
 
-    let granted = answer(&context, service, parts, body, wish, &identity).await;
-    let timings = worker.shown(tracked.timings());
-    let (mut response, upgraded) = match granted {
-        Ok(mut granted) => {
-            finish(worker, granted.response.headers_mut(), identity, timings);
-            tracked.turn = granted.turn;
-            (granted.response, granted.upgraded)
-        }
-        Err(refusal) => {
-            worker.metrics.refused(refusal);
-            (refusal.to_response(timings, version == Version::HTTP_2).map(Either::Right), None)
-        }
-    };
-    if wish != Wish::None {
-        context.activity.decide(upgraded);
+    async move {
+        let granted = match asked {
+            Ok(Either::Left(asked)) => ask(&tracked.context.worker, service, asked, wish).await,
+            Ok(Either::Right(response)) => {
+                Ok(Granted { response: response.map(Either::Right), turn: None, upgraded: None })
+            }
+            Err(refusal) => Err(refusal),
+        };
+        Ok(finish(tracked, granted, version, wish, identity))
     }
-    if worker.is_draining() && ends_keep_alive(version, response.status()) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    tracked.status = Some(response.status());
-    Ok(response.map(|body| TrackedBody { body, tracked }))
 }
 
-/// The app's answer, or the worker's own.
-async fn answer<S, B>(
-    context: &RequestContext,
-    service: S,
-    mut parts: Parts,
-    body: Incoming,
-    wish: Wish,
-    identity: &Identity,
-) -> Result<Granted<B>, Refusal>
+/// The limits that are known before the body is read. HTTP/1 request lines have been measured by the guard.
+fn check_size(parts: &Parts, body: &Incoming, limits: &RequestLimits) -> Result<(), Refusal> {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if parts.version == Version::HTTP_2 && target > usize::try_from(limits.line_bytes).unwrap_or(usize::MAX) {
+        return Err(Refusal::HeadTooLarge);
+    }
+    if body.size_hint().lower() > u64::from(limits.body_bytes) { Err(Refusal::PayloadTooLarge) } else { Ok(()) }
+}
+
+/// The answer of an endpoint.
+fn own_answer(worker: &Worker, parts: &Parts) -> Option<Response<Full<Bytes>>> {
+    let endpoint = Endpoint::of(&parts.method, parts.uri.path())?;
+    let answer = || endpoint.answer(&parts.method, &parts.uri, &parts.headers, &worker.known());
+    worker.settings.observability.endpoints.then(answer)
+}
+
+/// The request as the app gets it.
+fn for_app(context: &RequestContext, mut parts: Parts, body: Incoming, identity: &Identity) -> Asked {
+    let settings = &context.worker.settings;
+    identity.tell_app(&mut parts.headers);
+    parts.extensions.insert(context.worker.shutdown.clone());
+    parts.extensions.insert(context.peer);
+    let (body, failure) = Body::new(body, settings.request_limits.body_bytes.into(), settings.connection_timeout);
+    (Request::from_parts(parts, body), failure)
+}
+
+/// The app's answer, when it is the request's turn. An app that fails or panics has an answer all the same, and takes
+/// nobody with it.
+async fn ask<S, B>(worker: &Worker, service: S, (request, failure): Asked, wish: Wish) -> Result<Granted<B>, Refusal>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    let worker = &context.worker;
-    let limits = &worker.settings.request_limits;
-    check_size(&parts, &body, limits)?;
-    if worker.settings.observability.endpoints
-        && let Some(endpoint) = Endpoint::of(&parts.method, parts.uri.path())
-    {
-        let response = endpoint.answer(&parts.method, &parts.uri, &parts.headers, &worker.known());
-        return Ok(Granted { response: response.map(Either::Right), turn: None, upgraded: None });
-    }
     let turn = worker.turns.take().await.map_err(|QueueFull| Refusal::HttpWorkerQueueFull)?;
-    identity.tell_app(&mut parts.headers);
-    parts.extensions.insert(worker.shutdown.clone());
-    parts.extensions.insert(context.peer);
-    let (body, failure) = Body::new(body, limits.body_bytes.into(), worker.settings.connection_timeout);
-    let response = call(service, Request::from_parts(parts, body)).await;
+    let mut future = pin!(service.oneshot(request));
+    let response = poll_fn(|cx| {
+        // What a panic leaves half done is the app's own, and it is not asked again for this request.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll.map_err(|error| {
+                tracing::error!("the app failed: {}", error.into());
+                Refusal::Internal
+            }),
+            Err(_) => Poll::Ready(Err(Refusal::Internal)),
+        }
+    })
+    .await;
     // The client's fault comes first: what the app made of it, it could not know better.
     if let Some(refusal) = failure.as_ref().and_then(Failure::get) {
         return Err(refusal);
@@ -131,52 +150,37 @@ where
     Ok(Granted { response: response.map(Either::Left), turn: Some(turn), upgraded })
 }
 
-/// The limits that are known before the body is read. HTTP/1 request lines have been measured by the guard.
-fn check_size(parts: &Parts, body: &Incoming, limits: &crate::settings::RequestLimits) -> Result<(), Refusal> {
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if parts.version == Version::HTTP_2 && target > usize::try_from(limits.line_bytes).unwrap_or(usize::MAX) {
-        return Err(Refusal::HeadTooLarge);
-    }
-    if body.size_hint().lower() > u64::from(limits.body_bytes) { Err(Refusal::PayloadTooLarge) } else { Ok(()) }
-}
-
-/// Asks the app. One that fails or panics has an answer all the same, and takes nobody with it.
-async fn call<S, B>(service: S, request: Request<Body>) -> Result<Response<B>, Refusal>
-where
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-{
-    let mut future = pin!(service.oneshot(request));
-    std::future::poll_fn(|cx| {
-        // What a panic leaves half done is the app's own, and it is not asked again for this request.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map_err(|error| {
-                tracing::error!("the app failed: {}", error.into());
-                Refusal::Internal
-            }),
-            Err(_) => Poll::Ready(Err(Refusal::Internal)),
+/// The answer as it is sent.
+fn finish<B>(
+    mut tracked: Tracked,
+    granted: Result<Granted<B>, Refusal>,
+    version: Version,
+    wish: Wish,
+    identity: Identity,
+) -> Response<TrackedBody<AnswerBody<B>>> {
+    let worker = &tracked.context.worker;
+    let now = Instant::now();
+    let timings = tracked.timings(now);
+    let (mut response, upgraded) = match granted {
+        Ok(mut granted) => {
+            worker.own_headers.finish(granted.response.headers_mut(), worker.date(now), identity, timings);
+            tracked.turn = granted.turn;
+            (granted.response, granted.upgraded)
         }
-    })
-    .await
-}
-
-/// Server, date, two numbers, two of the trace, four times.
-const OWN_HEADERS: usize = 10;
-
-/// What every answer says besides the app's own words.
-fn finish(worker: &Worker, headers: &mut HeaderMap, identity: Identity, timings: Option<Timings>) {
-    headers.reserve(OWN_HEADERS + worker.cluster_headers.len());
-    headers.entry(SERVER).or_insert(HeaderValue::from_static("Arlen"));
-    headers.entry(DATE).or_insert_with(|| worker.date());
-    for (name, value) in &worker.cluster_headers {
-        headers.insert(name, value.clone());
-    }
-    identity.tell_client(headers);
-    if let Some(timings) = timings {
-        for (name, value) in TIMING_HEADERS.into_iter().zip(timings.values()) {
-            headers.insert(name, value);
+        Err(refusal) => {
+            worker.metrics.refused(refusal);
+            let refused = refusal.to_response(worker.shown(timings), version == Version::HTTP_2);
+            (refused.map(Either::Right), None)
         }
+    };
+    if wish != Wish::None {
+        tracked.context.activity.decide(upgraded);
     }
+    if worker.is_draining() && ends_keep_alive(version, response.status()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    tracked.status = Some(response.status());
+    response.map(|body| TrackedBody { body, tracked })
 }
 
 /// Whether `Connection: close` may be said: HTTP/2 has no such header, and an upgrade needs its own.
@@ -186,7 +190,7 @@ fn ends_keep_alive(version: Version, status: StatusCode) -> bool {
 
 /// What must live exactly as long as the request: its drop is the end.
 struct Tracked {
-    worker: Arc<Worker>,
+    context: Arc<RequestContext>,
     record: Option<Box<Record>>,
     /// None where the client left before there was an answer.
     status: Option<StatusCode>,
@@ -195,15 +199,17 @@ struct Tracked {
 }
 
 impl Tracked {
-    fn begin(context: &RequestContext, request: &Parts) -> Self {
-        let worker = Arc::clone(&context.worker);
+    fn begin(context: Arc<RequestContext>, request: &Parts) -> Self {
+        let worker = &context.worker;
         worker.metrics.began();
         let record = worker.settings.log_format.map(|format| Box::new(Record::begin(format, context.peer, request)));
-        Self { worker, record, status: None, turn: None, in_flight: context.activity.begin(request.version) }
+        let in_flight = context.activity.begin(request.version);
+        Self { context, record, status: None, turn: None, in_flight }
     }
 
-    fn timings(&self) -> Timings {
-        Timings { parse: self.in_flight.begun - self.in_flight.arrived, total: self.in_flight.arrived.elapsed() }
+    fn timings(&self, now: Instant) -> Timings {
+        let InFlight { arrived, begun } = self.in_flight;
+        Timings { parse: begun - arrived, total: now - arrived }
     }
 }
 
@@ -211,8 +217,10 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         // Given back first, so that whoever waits for it can begin.
         drop(self.turn.take());
-        let took = self.in_flight.end();
-        self.worker.metrics.ended(self.status.map(|status| status.as_u16()), took);
+        let now = Instant::now();
+        self.context.activity.end(now);
+        let took = now - self.in_flight.arrived;
+        self.context.worker.metrics.ended(self.status.map(|status| status.as_u16()), took);
         if let Some(record) = &mut self.record {
             record.status = self.status;
             record.write();

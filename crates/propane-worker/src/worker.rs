@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::guard::HeadLimits;
 use crate::identity::Numbers;
 use crate::listener::Peer;
 use crate::metrics::{Metrics, Sessions};
+use crate::own_headers::OwnHeaders;
 use crate::refusal::{Refusal, Timings};
 use crate::settings::Settings;
 use crate::shutdown::Shutdown;
@@ -32,7 +33,7 @@ pub(crate) struct Worker {
     pub(crate) turns: Turns,
     pub(crate) numbers: Numbers,
     pub(crate) shutdown: Shutdown,
-    pub(crate) cluster_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) own_headers: OwnHeaders,
     draining: AtomicBool,
     dates: Dates,
     sessions: Places,
@@ -71,7 +72,7 @@ impl Worker {
             turns: Turns::new(settings.limits.turns),
             numbers: Numbers::from_kernel(),
             shutdown: Shutdown::new(),
-            cluster_headers: settings.cluster.headers(pid),
+            own_headers: OwnHeaders::new(settings.observability, &settings.cluster, pid),
             draining: AtomicBool::new(false),
             dates: Dates::default(),
             sessions: Places::new(settings.limits.http_sessions),
@@ -141,26 +142,28 @@ impl Worker {
     }
 
     /// The value of the `Date` header.
-    pub(crate) fn date(&self) -> HeaderValue {
-        self.dates.at(SystemTime::now())
+    pub(crate) fn date(&self, now: Instant) -> HeaderValue {
+        self.dates.at(now, SystemTime::now)
     }
 }
 
-/// The last date that was asked for: it is the same for a second.
+/// The last date that was asked for, and until when it is right: it is the same for a second.
 #[derive(Default)]
-struct Dates(Mutex<Option<(u64, HeaderValue)>>);
+struct Dates(Mutex<Option<(Instant, HeaderValue)>>);
 
 impl Dates {
-    fn at(&self, now: SystemTime) -> HeaderValue {
-        let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    /// `wall` is asked once a second only. If it is set meanwhile, the date follows within that second.
+    fn at(&self, now: Instant, wall: impl FnOnce() -> SystemTime) -> HeaderValue {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((of, date)) if *of == second => date.clone(),
+            Some((until, date)) if now < *until => date.clone(),
             _ => {
-                let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+                let wall = wall();
+                let part = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+                let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(part.into()));
                 // Cannot fail, because a date is ASCII.
-                let date = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
-                *last = Some((second, date.clone()));
+                let date = HeaderValue::try_from(httpdate::fmt_http_date(wall)).unwrap_or(HeaderValue::from_static(""));
+                *last = Some((now + left, date.clone()));
                 date
             }
         }
@@ -173,11 +176,15 @@ mod tests {
 
     #[test]
     fn the_date_is_that_of_the_second() {
-        let dates = Dates::default();
-        let at = |millis| dates.at(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+        let (dates, start) = (Dates::default(), Instant::now());
+        let at = |millis| {
+            let passed = Duration::from_millis(millis);
+            dates.at(start + passed, || SystemTime::UNIX_EPOCH + Duration::from_millis(300) + passed)
+        };
         assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(at(999), "Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(at(1000), "Thu, 01 Jan 1970 00:00:01 GMT");
+        assert_eq!(at(699), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(700), "Thu, 01 Jan 1970 00:00:01 GMT");
+        assert_eq!(at(10_000), "Thu, 01 Jan 1970 00:00:10 GMT");
     }
 
     #[test]

@@ -125,7 +125,11 @@ struct Round {
 fn compare(programs: &Programs, rounds: usize, seconds: usize, clients: usize) -> Outcome<()> {
     let (bare, library) =
         (Running::start(&programs.bare, clients * 2)?, Running::start(&programs.library, clients * 2)?);
-    println!("the same bytes: {} and {}", answer_length(bare.address)?, answer_length(library.address)?);
+    let (expected, answered) = (answer(bare.address)?, answer(library.address)?);
+    if shape(&expected) != shape(&answered) {
+        return Err(format!("they answer differently:\n{expected}\n{answered}").into());
+    }
+    println!("both answer {} bytes, with the same headers in the same order", answered.len());
     let (mut rates, mut costs) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         let bare = bare.load(seconds, clients)?;
@@ -150,12 +154,20 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// The bytes of the whole answer to the request that is measured.
-fn answer_length(address: SocketAddr) -> Outcome<usize> {
+/// An answer but for the times and numbers in its headers, which are of the same length everywhere.
+fn shape(answer: &str) -> Vec<(&str, String)> {
+    let masked = |value: &str| value.replace(|char: char| char.is_ascii_alphanumeric(), "0");
+    let lines = answer.split("\r\n").map(|line| line.split_once(": ").unwrap_or((line, "")));
+    lines.map(|(name, value)| (name, masked(value))).collect()
+}
+
+/// The whole answer to the request that is measured.
+fn answer(address: SocketAddr) -> Outcome<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: throughput\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    Ok(stream.read_to_end(&mut answer)?)
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Requests in all, and a second.
