@@ -335,9 +335,9 @@ impl Words<'_> {
     }
 }
 
-/// Whether a line starts with a word and a ` = `, as every entry should.
-fn is_entry(line: &[u8]) -> bool {
-    let line = line.trim_ascii_start();
+/// Whether the first line starts with a word and a ` = `, as every entry should.
+fn is_entry(text: &[u8]) -> bool {
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_start();
     let word = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     line[word..].trim_ascii_start().starts_with(b"= ")
 }

@@ -223,7 +223,7 @@ fn fd_recycle_reason(sample: &Sample, limits: &FdLimits) -> Option<RecycleReason
 }
 
 /// The earlier of two deadlines, where there are any.
-pub(crate) fn min(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+fn min(a: Option<Time>, b: Option<Time>) -> Option<Time> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),

@@ -1,6 +1,6 @@
 //! The processes that the manager has started and not forgotten: the only place that knows pids.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -95,6 +95,8 @@ pub(crate) struct Birth<'a> {
 pub(crate) struct Children {
     by_id: BTreeMap<WorkerId, Child>,
     by_pid: HashMap<i32, WorkerId>,
+    /// The dead ones that are not forgotten.
+    reaped: BTreeSet<WorkerId>,
 }
 
 impl Children {
@@ -170,6 +172,7 @@ impl Children {
         child.reaped = true;
         child.notify = None;
         self.by_pid.remove(&child.pid);
+        self.reaped.insert(worker);
         Some((status, child.group_alive()))
     }
 
@@ -185,9 +188,14 @@ impl Children {
         }
     }
 
+    /// Whether a child is known to be dead.
+    pub(crate) fn is_dead(&self, worker: WorkerId) -> bool {
+        self.reaped.contains(&worker)
+    }
+
     /// Dead children with living group members.
     pub(crate) fn lingering(&self) -> impl Iterator<Item = WorkerId> {
-        self.by_id.iter().filter(|(_, child)| child.reaped).map(|(worker, _)| *worker)
+        self.reaped.iter().copied()
     }
 
     /// Whether the rest of a dead child's group is gone.
@@ -197,9 +205,15 @@ impl Children {
 
     /// Forgets dead children that nobody asks for any more. Returns whether there were any.
     pub(crate) fn forget_reaped(&mut self, is_known: impl Fn(WorkerId) -> bool) -> bool {
-        let before = self.by_id.len();
-        self.by_id.retain(|worker, child| !child.reaped || is_known(*worker));
-        self.by_id.len() != before
+        let before = self.reaped.len();
+        self.reaped.retain(|worker| {
+            let stays = is_known(*worker);
+            if !stays {
+                self.by_id.remove(worker);
+            }
+            stays
+        });
+        self.reaped.len() != before
     }
 }
 

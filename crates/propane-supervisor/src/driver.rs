@@ -88,6 +88,8 @@ pub(crate) struct Driver {
     spawns: VecDeque<Spawn>,
     /// Whether there may be dead children that nobody has looked for.
     must_sweep: bool,
+    /// Whether others may have to get the new connections.
+    must_steer: bool,
     saved_at: Time,
     epoch: Instant,
     state_file: StateFile,
@@ -126,6 +128,7 @@ impl Driver {
             inbox: VecDeque::from([Event::BootRequested]),
             spawns: VecDeque::new(),
             must_sweep: false,
+            must_steer: false,
             saved_at: Time::default(),
             epoch: Instant::now(),
             state_file: setup.state_file,
@@ -176,6 +179,7 @@ impl Driver {
     /// Hands every event to the core and performs what it asks for; spawns are put in a queue.
     fn digest(&mut self) {
         while let Some(event) = self.inbox.pop_front() {
+            self.must_steer = true;
             self.core.handle_event(self.now(), event);
             while let Some(action) = self.core.poll_action() {
                 self.perform(action);
@@ -345,7 +349,11 @@ impl Driver {
         }
     }
 
+    /// Nothing hurries here, and who has just died must not be taken for one who neglects.
     fn look_for_neglect(&mut self) {
+        if self.is_busy() {
+            return;
+        }
         let now = self.now();
         for (worker, finding) in self.neglect.look(now, self.sockets.address()) {
             self.journal.ignored_socket(self.children.facts(worker), finding);
@@ -372,6 +380,8 @@ impl Driver {
         if self.must_sweep {
             self.sweep();
         }
+        // Before anything is said of who has ended: whoever comes from here on shall find a worker.
+        self.steer();
         self.look_for_ready();
         self.look_for_empty_groups();
         self.look_for_drained();
@@ -447,6 +457,7 @@ impl Driver {
             }
         }
         if let Some((status, group_alive)) = self.children.reap(worker) {
+            self.must_steer = true;
             self.readiness.forget(worker);
             self.neglect.forget(worker);
             self.leaving_slots.forget(worker);
@@ -457,8 +468,6 @@ impl Driver {
                 self.revive();
             }
             self.tell_of_missed_file();
-            // Before anything is said of it: whoever comes from here on shall find a worker.
-            self.steer();
             self.tell_of_collision(worker);
             self.inbox.push_back(Event::Exited { worker, status, group_alive });
         }
@@ -508,9 +517,11 @@ impl Driver {
 
     /// The HTTP workers that run, and whether new connections may go to them.
     fn members(&self) -> Vec<Member> {
-        let serving: BTreeSet<WorkerId> = self.core.serving_workers().map(|(worker, _)| worker).collect();
+        let serving = self.core.serving_workers();
         let alive = self.children.iter().filter(|(_, child)| child.serves_http() && child.is_alive());
-        alive.map(|(worker, child)| Member { worker, pid: child.pid(), serves: serving.contains(&worker) }).collect()
+        alive
+            .map(|(worker, child)| Member { worker, pid: child.pid(), serves: serving.contains_key(&worker) })
+            .collect()
     }
 
     fn look_for_drained(&mut self) {
@@ -604,11 +615,15 @@ impl Driver {
             self.poller.remove(listener);
             self.poller.add_listener(listener);
         }
+        self.must_steer = true;
         self.steer();
     }
 
     /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.
     fn steer(&mut self) {
+        if !std::mem::take(&mut self.must_steer) && self.readiness.asked().next().is_none() {
+            return;
+        }
         if let Err(error) = self.sockets.steer(self.reachable_slots()) {
             tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
         }
@@ -617,8 +632,8 @@ impl Driver {
     /// Slots with a worker that takes connections and is not known to be dead, and those whose workers are asked for their
     /// readiness path: else nobody could answer there.
     fn reachable_slots(&self) -> BTreeSet<u32> {
-        let alive = |worker: &WorkerId| self.children.get(*worker).is_some_and(Child::is_alive);
-        let served = self.core.serving_workers().filter(|(worker, _)| alive(worker)).map(|(_, slot)| slot);
+        let alive = |worker: &WorkerId| !self.children.is_dead(*worker);
+        let served = self.core.serving_workers().iter().filter(|(worker, _)| alive(worker)).map(|(_, slot)| *slot);
         served.chain(self.readiness.asked().map(|worker| self.children.facts(worker).slot)).collect()
     }
 

@@ -4,6 +4,7 @@
 //! A worker that was seen to wait on its socket is trusted for good. Only one that has said by itself that it is ready, or
 //! of which nothing can be seen, is looked at again: rarely, and until something shows.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -113,9 +114,10 @@ impl Neglect {
         let due = self.watches.iter().filter(|(_, watch)| watch.look_at <= now).map(|(worker, _)| *worker);
         let due: Vec<WorkerId> = due.take(LOOKS_A_TURN).collect();
         let mut found = Vec::new();
+        let connections = Connections::to(address);
         for worker in due {
             let Some(watch) = self.watches.get_mut(&worker) else { continue };
-            match watch.judge(now, see(watch.pid, watch.inode, address)) {
+            match watch.judge(now, see(watch.pid, watch.inode, &connections)) {
                 Verdict::Unknown => continue,
                 Verdict::Accepts => {}
                 Verdict::Ignores(finding) => found.push((worker, finding)),
@@ -126,17 +128,33 @@ impl Neglect {
     }
 }
 
-fn see(pid: i32, inode: u64, address: &Address) -> Sight {
+/// The connections of a server, asked for once a look: the kernel goes through all that the machine has.
+struct Connections<'a> {
+    address: &'a Address,
+    inodes: OnceCell<Vec<u64>>,
+}
+
+impl<'a> Connections<'a> {
+    fn to(address: &'a Address) -> Self {
+        Self { address, inodes: OnceCell::new() }
+    }
+
+    fn inodes(&self) -> &[u64] {
+        self.inodes.get_or_init(|| connections(self.address))
+    }
+}
+
+fn see(pid: i32, inode: u64, connections: &Connections<'_>) -> Sight {
     let family = procinfo::family(pid);
     let waits = readiness::waits_on_listener(&family, inode);
     if waits == Some(true) {
         return Sight { accepts: waits, ..Sight::default() };
     }
     let held = procinfo::sockets(&family);
-    let has_accepted = connections(address).iter().any(|connection| held.contains(connection));
+    let has_accepted = connections.inodes().iter().any(|connection| held.contains(connection));
     Sight {
         accepts: if has_accepted { Some(true) } else { waits },
-        queued: queued(address, inode),
+        queued: queued(connections.address, inode),
         elsewhere: listening(&held, inode),
     }
 }

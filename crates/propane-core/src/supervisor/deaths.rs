@@ -17,7 +17,7 @@ impl Supervisor {
     /// group keeps its grace time, and is told in its turn where only the leader was; the rest of a group whose leader
     /// crashed is killed at once, because its successor would run beside it.
     pub(super) fn exited(&mut self, now: Time, id: WorkerId, status: ExitStatus, group_alive: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         if group_alive {
             match worker.state {
                 State::TurnedAway { reason, since, kill_at, .. } | State::Draining { reason, since, kill_at } => {
@@ -38,7 +38,7 @@ impl Supervisor {
     }
 
     pub(super) fn group_emptied(&mut self, now: Time, id: WorkerId) {
-        if let Some(State::Lingering { status, .. }) = self.workers.get(&id).map(|worker| &worker.state) {
+        if let Some(State::Lingering { status, .. }) = self.workers.get(id).map(|worker| &worker.state) {
             let status = *status;
             self.gone(now, id, status);
         }
@@ -46,7 +46,7 @@ impl Supervisor {
 
     /// A worker has left the books.
     fn gone(&mut self, now: Time, id: WorkerId, status: ExitStatus) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(id) else { return };
         let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         match worker.state {
@@ -121,7 +121,7 @@ impl Supervisor {
     }
 
     pub(super) fn spawn_failed(&mut self, now: Time, id: WorkerId, error: SpawnError) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(id) else { return };
         let slot_was_given_up = self.is_given_up(&worker);
         let place = self.vacate(&worker, id);
         let fatal = error.permanent && worker.reason == StartReason::Boot;
@@ -150,10 +150,10 @@ impl Supervisor {
 
     /// A worker that was to leave as soon as it was there never came to be. Nobody has heard of it, so nothing is reported.
     pub(super) fn spawn_abandoned(&mut self, now: Time, id: WorkerId) {
-        if !self.workers.get(&id).is_some_and(Worker::is_doomed) {
+        if !self.workers.get(id).is_some_and(Worker::is_doomed) {
             return;
         }
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(id) else { return };
         let slot_was_given_up = self.is_given_up(&worker);
         self.vacate(&worker, id);
         self.fill_replaced(now, worker.role, worker.slot);
@@ -186,7 +186,7 @@ impl Supervisor {
         let more_to_come = self.rollout.is_some() || self.loading || self.reload_pending || self.returning;
         if self.policy.respawn == RespawnMode::Never
             && self.phase.is_serving()
-            && self.workers.is_empty()
+            && self.workers.all().is_empty()
             && !more_to_come
         {
             self.begin_stop(now, ShutdownCause::WorkersExhausted, self.last_status.exit_code());
@@ -207,7 +207,7 @@ impl Supervisor {
     /// An HTTP slot that was scaled away is closed when its last worker is gone.
     pub(super) fn close_slot_if_unused(&mut self, slot: u32) {
         let in_use = |worker: &Worker| worker.role == Role::Http && worker.slot == slot;
-        if slot >= self.http_count() && !self.workers.values().any(in_use) {
+        if slot >= self.http_count() && !self.workers.all().values().any(in_use) {
             self.actions.push_back(Action::CloseSlot { slot });
         }
     }

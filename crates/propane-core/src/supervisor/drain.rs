@@ -13,7 +13,7 @@ use super::Supervisor;
 impl Supervisor {
     /// Whether a worker that leaves can leave its connections to others, and has to. In a stop there are none.
     pub(super) fn leaves_for_others(&self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get(&id).filter(|worker| worker.role == Role::Http) else { return false };
+        let Some(worker) = self.workers.get(id).filter(|worker| worker.role == Role::Http) else { return false };
         let concerned = match self.policy.turn_away {
             TurnAway::Nobody => false,
             TurnAway::LeavingSlots => worker.slot >= self.http_count(),
@@ -24,7 +24,7 @@ impl Supervisor {
 
     pub(super) fn turn_away(&mut self, now: Time, id: WorkerId, reason: StopReason) {
         let (term_by, kill_at) = (now + self.policy.drain_timeout(), now + self.policy.graceful_timeout);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         worker.state = State::TurnedAway { reason, since: now, term_by, kill_at };
         self.actions.push_back(Action::TurnAway { worker: id });
         self.report(Report::WorkerTurnedAway { worker: id, reason });
@@ -40,7 +40,7 @@ impl Supervisor {
     pub(super) fn turning_away_refused(&mut self, now: Time) {
         self.cannot_turn_away = true;
         let draining: Vec<_> =
-            self.workers.iter().filter_map(|(id, worker)| Some((*id, told_later(&worker.state)?))).collect();
+            self.workers.all().iter().filter_map(|(id, worker)| Some((*id, told_later(&worker.state)?))).collect();
         for (id, (reason, since, kill_at)) in draining {
             self.tell_drained(now, id, reason, since, kill_at);
         }
@@ -64,7 +64,7 @@ impl Supervisor {
 
     /// Has the connections counted that the next signal cuts, once.
     pub(super) fn count_connections(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.role == Role::Http && !worker.counted) {
+        if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.role == Role::Http && !worker.counted) {
             worker.counted = true;
             self.actions.push_back(Action::CountConnections { worker: id });
         }
@@ -84,7 +84,7 @@ impl Supervisor {
     }
 
     fn state_of(&self, id: WorkerId) -> Option<State> {
-        self.workers.get(&id).map(|worker| worker.state.clone())
+        self.workers.get(id).map(|worker| worker.state.clone())
     }
 }
 

@@ -1,8 +1,9 @@
-//! The books of all workers, and the one door through which events come in.
+//! The one door through which events come in, and what everybody needs.
 //!
-//! The other files of this module hold the rules of one concern each: [`deaths`], [`drain`], [`rollout`] (reload and recycling,
+//! The workers stand in [`books`]; the other files of this module hold the rules of one concern each: [`deaths`], [`drain`], [`rollout`] (reload and recycling,
 //! which are one thing), [`resize`], [`stop`] and [`timers`].
 
+mod books;
 mod deaths;
 mod drain;
 mod resize;
@@ -24,6 +25,7 @@ use crate::rng::Rng;
 use crate::time::Time;
 use crate::worker::{Doom, State, Worker};
 
+use books::Books;
 use resize::Resize;
 use rollout::Rollout;
 pub use stop::Phase;
@@ -100,7 +102,7 @@ pub struct Supervisor {
     phase: Phase,
     http: Vec<Slot>,
     jobs: Vec<Slot>,
-    workers: BTreeMap<WorkerId, Worker>,
+    workers: Books,
     next_worker: u64,
     rng: Rng,
     actions: VecDeque<Action>,
@@ -139,7 +141,7 @@ impl Supervisor {
             phase: Phase::Idle,
             http: Vec::new(),
             jobs: Vec::new(),
-            workers: BTreeMap::new(),
+            workers: Books::default(),
             next_worker: 0,
             rng: Rng::new(seed),
             actions: VecDeque::new(),
@@ -170,7 +172,9 @@ impl Supervisor {
         }
         self.forgive_oversleeping(now);
         self.dispatch(now, event);
+        self.workers.count();
         self.advance(now);
+        self.workers.count();
     }
 
     /// The next thing to do, if there is one.
@@ -190,24 +194,23 @@ impl Supervisor {
             reload_pending: self.reload_pending,
             http: view(&self.http),
             jobs: view(&self.jobs),
-            workers: self.workers.clone(),
+            workers: self.workers.all().clone(),
         }
     }
 
     /// A worker in the books.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(&id)
+        self.workers.get(id)
     }
 
     /// The HTTP slots in which a worker takes connections.
     pub fn served_slots(&self) -> BTreeSet<u32> {
-        self.serving_workers().map(|(_, slot)| slot).collect()
+        self.serving_workers().values().copied().collect()
     }
 
     /// The HTTP workers that take connections, with their slots.
-    pub fn serving_workers(&self) -> impl Iterator<Item = (WorkerId, u32)> {
-        let serves = |worker: &Worker| worker.role == Role::Http && worker.is_ready();
-        self.workers.iter().filter(move |(_, worker)| serves(worker)).map(|(id, worker)| (*id, worker.slot))
+    pub fn serving_workers(&self) -> &BTreeMap<WorkerId, u32> {
+        self.workers.serving()
     }
 
     fn dispatch(&mut self, now: Time, event: Event) {
@@ -296,7 +299,7 @@ impl Supervisor {
 
     fn spawned(&mut self, now: Time, id: WorkerId) {
         let ready_by = now + self.policy.boot_timeout;
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         let State::Spawning { doomed } = worker.state else { return };
         worker.started_at = now;
         worker.state = State::Starting { ready_by };
@@ -315,7 +318,7 @@ impl Supervisor {
     fn became_ready(&mut self, now: Time, id: WorkerId, proof: Proof) {
         let jitter = self.rng.percent(LIFETIME_JITTER_PERCENT);
         let lifetime = self.policy.max_lifetime.map(|lifetime| restart::with_percent(lifetime, jitter));
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         if !matches!(worker.state, State::Starting { .. }) {
             return;
         }
@@ -332,8 +335,10 @@ impl Supervisor {
     }
 
     fn announce_ready(&mut self, now: Time) {
-        if self.ready_announced || !self.phase.is_serving() || !self.http.iter().all(|slot| self.is_ready(slot.current))
-        {
+        if self.ready_announced || !self.phase.is_serving() || self.workers.serving().len() < self.http.len() {
+            return;
+        }
+        if !self.http.iter().all(|slot| self.is_ready(slot.current)) {
             return;
         }
         self.ready_announced = true;
@@ -342,7 +347,7 @@ impl Supervisor {
     }
 
     fn heartbeat_received(&mut self, now: Time, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_wanted()) {
+        if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_wanted()) {
             worker.heartbeat_by = worker.heartbeat_timeout.map(|timeout| now + timeout);
         }
     }
@@ -351,7 +356,7 @@ impl Supervisor {
     fn retire(&mut self, now: Time, id: WorkerId, reason: StopReason) {
         let deadline = now + self.policy.graceful_timeout;
         let leaves_for_others = self.leaves_for_others(id);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         match &mut worker.state {
             State::Spawning { doomed } => *doomed = doomed.or(Some(Doom { reason, kill: false })),
             State::Starting { .. } | State::Ready if leaves_for_others => self.turn_away(now, id, reason),
@@ -372,7 +377,7 @@ impl Supervisor {
 
     /// Sends TERM to a worker that leaves since `since`.
     fn tell(&mut self, id: WorkerId, reason: StopReason, since: Time, kill_at: Time) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         worker.state = State::Draining { reason, since, kill_at };
         self.actions.push_back(Action::Signal { worker: id, signal: Signal::Term });
         self.report(Report::WorkerStopRequested { worker: id, kill: false, reason, grace_over: false });
@@ -380,7 +385,7 @@ impl Supervisor {
 
     /// Ends a worker and its process group at once. `reason` counts where it was not told to leave before.
     fn kill(&mut self, now: Time, id: WorkerId, reason: StopReason, grace_over: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         let (reason, since) = match &mut worker.state {
             State::Spawning { doomed } => {
                 *doomed = Some(Doom { reason, kill: true });
@@ -414,7 +419,7 @@ impl Supervisor {
     }
 
     fn is_ready(&self, id: Option<WorkerId>) -> bool {
-        id.and_then(|id| self.workers.get(&id)).is_some_and(Worker::is_ready)
+        id.and_then(|id| self.workers.get(id)).is_some_and(Worker::is_ready)
     }
 
     /// The number of HTTP workers wanted now.

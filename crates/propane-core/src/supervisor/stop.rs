@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     fn everyone(&self) -> Vec<WorkerId> {
-        self.workers.keys().copied().collect()
+        self.workers.all().keys().copied().collect()
     }
 
     pub(super) fn advance_stop(&mut self, now: Time) {
@@ -129,7 +129,7 @@ impl Supervisor {
             self.drain_all(now, cause, 0);
         }
         if let Phase::Stopping { cause, exit_code } = self.phase
-            && self.workers.is_empty()
+            && self.workers.all().is_empty()
         {
             self.phase = Phase::Stopped;
             self.actions.push_back(Action::Exit { code: exit_code, cause });

@@ -6,7 +6,7 @@ use crate::action::{Action, Signal};
 use crate::event::{Role, Sample, WorkerId};
 use crate::report::{RecycleReason, ReloadFailure, Report, StartReason, StopReason};
 use crate::time::Time;
-use crate::worker::{State, Worker, min};
+use crate::worker::{State, Worker};
 
 use super::Supervisor;
 
@@ -20,15 +20,15 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 impl Supervisor {
     /// When `TimePassed` is due, if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let workers = self.workers.values().filter_map(Worker::deadline);
         let slots = self.http.iter().chain(&self.jobs).filter_map(|slot| slot.respawn_at);
-        let own = [self.rollout_deadline(), self.stop_deadline(), self.recycle_deadline(), self.sample_at];
-        workers
-            .chain(slots)
-            .fold(None, |first, at| min(first, Some(at)))
-            .into_iter()
-            .chain(own.into_iter().flatten())
-            .min()
+        let own = [
+            self.workers.deadline(),
+            self.rollout_deadline(),
+            self.stop_deadline(),
+            self.recycle_deadline(),
+            self.sample_at,
+        ];
+        slots.chain(own.into_iter().flatten()).min()
     }
 
     /// Nobody is killed for what the manager may have missed while it was asleep.
@@ -36,7 +36,7 @@ impl Supervisor {
         let (late, boot_timeout) =
             (self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due)), self.policy.boot_timeout);
         if late > OVERSLEPT {
-            self.workers.values_mut().for_each(|worker| worker.forgive(now, boot_timeout));
+            self.workers.for_each_mut(|worker| worker.forgive(now, boot_timeout));
         }
     }
 
@@ -49,15 +49,14 @@ impl Supervisor {
     }
 
     fn fire_workers(&mut self, now: Time) {
-        let due: Vec<_> = self.workers.iter().filter(|(_, worker)| is_due(worker, now)).map(|(id, _)| *id).collect();
-        for id in due {
+        for id in self.workers.due(now) {
             self.fire_worker(now, id);
         }
     }
 
     fn fire_worker(&mut self, now: Time, id: WorkerId) {
         // What became of another one may have given this one a new state, and a deadline that is not due.
-        let Some(worker) = self.workers.get(&id).filter(|worker| is_due(worker, now)) else { return };
+        let Some(worker) = self.workers.get(id).filter(|worker| is_due(worker, now)) else { return };
         let silent = worker.is_wanted() && worker.heartbeat_by.is_some_and(|by| by <= now);
         match worker.state {
             State::Starting { .. } | State::Ready if silent => self.heartbeat_timed_out(now, id),
@@ -78,7 +77,7 @@ impl Supervisor {
     }
 
     fn heartbeat_timed_out(&mut self, now: Time, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         worker.state = State::Aborting { kill_at: now + ABORT_TIMEOUT };
         let timeout = worker.heartbeat_timeout.unwrap_or_default();
         self.report(Report::WorkerHeartbeatTimedOut { worker: id, timeout });
@@ -105,13 +104,13 @@ impl Supervisor {
         }
         self.sample_at = self.policy.samples().then(|| now + self.policy.sample_interval);
         let looked_at = |worker: &Worker| worker.role == Role::Http && worker.is_wanted();
-        let workers: Vec<_> = self.workers.iter().filter(|(_, w)| looked_at(w)).map(|(id, _)| *id).collect();
+        let workers: Vec<_> = self.workers.all().iter().filter(|(_, w)| looked_at(w)).map(|(id, _)| *id).collect();
         self.actions.extend(workers.into_iter().map(|worker| Action::Sample { worker }));
     }
 
     pub(super) fn sampled(&mut self, id: WorkerId, sample: Sample) {
         let (fd_limits, max_rss_kib) = (self.policy.fd_limits, self.policy.max_rss_kib);
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_wanted()) else { return };
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_wanted()) else { return };
         let (worse, recycle) = worker.judge(&sample, &fd_limits, max_rss_kib);
         if let Some(severity) = worse {
             self.report(Report::WorkerFdPressure { worker: id, severity, sample: sample.clone() });
@@ -123,7 +122,7 @@ impl Supervisor {
 
     /// Puts a worker on the list of those to replace, once.
     fn request_recycle(&mut self, id: WorkerId, reason: RecycleReason, sample: Option<Sample>) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_ready() && !worker.recycling) else {
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_ready() && !worker.recycling) else {
             return;
         };
         worker.recycling = true;

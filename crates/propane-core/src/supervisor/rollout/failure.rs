@@ -53,7 +53,7 @@ impl Supervisor {
 
     pub(super) fn drop_new(&mut self, now: Time, new: &[WorkerId], cause: Cause) {
         for worker in new.iter().copied() {
-            match self.workers.get(&worker).map(|worker| &worker.state) {
+            match self.workers.get(worker).map(|worker| &worker.state) {
                 Some(State::Ready) => self.retire(now, worker, cause.abort_reason()),
                 Some(State::Aborting { .. }) => {} // it dumps core, and is killed when that takes too long
                 _ => self.kill(now, worker, cause.abort_reason(), false),

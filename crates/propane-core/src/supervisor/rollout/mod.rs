@@ -156,7 +156,7 @@ impl Supervisor {
 
     /// Whether no HTTP worker is left that could hold the port, also none that was killed and is not gone yet.
     fn port_is_free(&self) -> bool {
-        !self.workers.values().any(|worker| worker.role == Role::Http)
+        !self.workers.all().values().any(|worker| worker.role == Role::Http)
     }
 
     /// Whether old workers leave because nobody can start beside them.
@@ -165,7 +165,13 @@ impl Supervisor {
     }
 
     fn batch_is_ready(&self) -> bool {
-        self.batch().all(|slot| self.is_ready(slot.next))
+        let Some(rollout) = &self.rollout else { return false };
+        // Counted first, because this is asked at every event: everybody of the batch is of this generation.
+        let enough = match rollout.cause {
+            Cause::Reload { generation } => self.workers.serving_of(generation) >= rollout.batch.len(),
+            Cause::Recycle { .. } => true,
+        };
+        enough && self.batch().all(|slot| self.is_ready(slot.next))
     }
 
     fn next_batch_or_finish(&mut self, now: Time) -> bool {
@@ -183,7 +189,7 @@ impl Supervisor {
     /// asked for.
     fn jobs_are_asked_for(&self) -> bool {
         let asked =
-            |id: WorkerId| self.workers.get(&id).is_some_and(|worker| matches!(worker.state, State::Spawning { .. }));
+            |id: WorkerId| self.workers.get(id).is_some_and(|worker| matches!(worker.state, State::Spawning { .. }));
         self.jobs.iter().filter_map(|slot| slot.current).any(asked)
     }
 
@@ -296,7 +302,7 @@ impl Supervisor {
         // One that dumps core could not be told, but has lost its slot as well.
         let aborting =
             |id: WorkerId, worker: &Worker| matches!(worker.state, State::Aborting { .. }) && self.is_displaced(id);
-        !self.workers.iter().any(|(id, worker)| leaving(&worker.state) || aborting(*id, worker))
+        !self.workers.all().iter().any(|(id, worker)| leaving(&worker.state) || aborting(*id, worker))
             && !self.jobs.iter().any(|slot| slot.replacing)
     }
 

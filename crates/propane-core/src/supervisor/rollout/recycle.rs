@@ -16,7 +16,7 @@ impl Supervisor {
         }
         self.recycle_retry_at = None;
         while let Some((worker, reason)) = self.recycle_queue.pop_front() {
-            let Some(slot) = self.workers.get(&worker).filter(|worker| worker.is_ready()).map(|worker| worker.slot)
+            let Some(slot) = self.workers.get(worker).filter(|worker| worker.is_ready()).map(|worker| worker.slot)
             else {
                 continue;
             };
@@ -44,7 +44,7 @@ impl Supervisor {
         reason: RecycleReason,
         failure: ReloadFailure,
     ) {
-        if let Some(slot) = self.workers.get(&worker).map(|worker| worker.slot) {
+        if let Some(slot) = self.workers.get(worker).map(|worker| worker.slot) {
             self.report(Report::WorkerRecycleFailed { slot, failure });
             self.recycle_queue.push_back((worker, reason));
             self.recycle_retry_at = Some(now + self.policy.respawn_delay_max.max(self.policy.respawn_delay));

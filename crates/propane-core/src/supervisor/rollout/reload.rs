@@ -40,7 +40,8 @@ impl Supervisor {
             return;
         }
         self.resize(now);
-        if !self.has_leftovers() {
+        let has_to_recycle = !self.recycle_queue.is_empty() || self.recycle_retry_at.is_some();
+        if has_to_recycle && !self.has_leftovers() {
             self.start_recycle(now);
         }
     }
@@ -56,7 +57,10 @@ impl Supervisor {
             State::Aborting { .. } => true,
             _ => false,
         };
-        self.workers.iter().any(|(id, worker)| worker.role == Role::Http && leaving(worker) && self.is_displaced(*id))
+        self.workers
+            .all()
+            .iter()
+            .any(|(id, worker)| worker.role == Role::Http && leaving(worker) && self.is_displaced(*id))
     }
 
     /// Whether a worker has no slot any more.
