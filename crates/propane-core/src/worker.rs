@@ -99,6 +99,8 @@ pub struct Worker {
     pub heartbeat_timeout: Option<Duration>,
     /// When it counts as hung, once it has sent a heartbeat.
     pub heartbeat_by: Option<Time>,
+    /// Whether it was given more time since its last heartbeat, because the manager came late.
+    pub reprieved: bool,
     /// When it has lived long enough.
     pub expires_at: Option<Time>,
     /// What its last sample said of its descriptors.
@@ -124,6 +126,7 @@ impl Worker {
             proof: None,
             heartbeat_timeout: None,
             heartbeat_by: None,
+            reprieved: false,
             expires_at: None,
             fd_severity: FdSeverity::Fine,
             rss_strikes: 0,
@@ -175,6 +178,18 @@ impl Worker {
         }
     }
 
+    /// Waits a little longer for a heartbeat, once, when its deadline was passed by more than a punctual manager would: then
+    /// the worker may not have run either, and has a heartbeat to send that it was kept from. True if so.
+    pub fn reprieve(&mut self, now: Time) -> bool {
+        let late = self.heartbeat_by.is_some_and(|by| now.since(by) > PUNCTUAL);
+        let granted = late && !self.reprieved;
+        if granted {
+            self.reprieved = true;
+            self.heartbeat_by = Some(now + REPRIEVE);
+        }
+        granted
+    }
+
     /// Takes in a sample: the severity if it got worse, and why the worker should be replaced if it should.
     pub fn judge(
         &mut self,
@@ -191,6 +206,12 @@ impl Worker {
         (worse, fd_recycle_reason(sample, fd_limits).or(heavy))
     }
 }
+
+/// How late a manager may be that was free to run all the time.
+const PUNCTUAL: Duration = Duration::from_millis(20);
+
+/// How long a worker that may have been paused as well has for the heartbeat that it could not send.
+const REPRIEVE: Duration = Duration::from_secs(1);
 
 /// How many samples in a row must be over `workerMaxRSSMB`: one is a spike, three are a leak.
 const RSS_STRIKES: u8 = 3;

@@ -164,7 +164,8 @@ fn dies(plan: &Plan, rng: &mut Rng, sick: u64) -> Option<(Duration, ExitStatus)>
         ExitStatus::Signal(11),
     ]);
     if rng.chance(plan.mix.dies_young.max(sick)) {
-        Some((rng.ms(0, 400), status))
+        let (first, last) = rng.pick(&[(0, 0), (0, 2), (0, 400), (0, 400)]);
+        Some((rng.ms(first, last), status))
     } else if rng.chance(plan.mix.dies_later) {
         let (first, last) = rng.pick(&[(300, 3_000), (1_000, 10_000), (29_000, 33_000)]);
         Some((rng.ms(first, last), status))

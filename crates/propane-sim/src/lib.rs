@@ -8,6 +8,9 @@
 //! The rules know nothing of the supervisor's insides: they see the events that go in and the actions that come out, and
 //! keep books of their own.
 //!
+//! What schedules come to is counted ([`coverage`]), and nothing may be missing. That the rules can fail is shown by the
+//! mistakes under `planted/`, each of which has to be caught (`cargo xtask planted`).
+//!
 //! A schedule that breaks a rule prints its seed, can be told as a [`story`], and shrinks to a short one, which belongs
 //! under `testdata/transcripts/` once the mistake is mended.
 //!
@@ -17,6 +20,7 @@
 //! ```
 
 mod checker;
+pub mod coverage;
 mod fate;
 mod plan;
 mod recorder;
@@ -26,7 +30,7 @@ mod shrink;
 pub mod story;
 mod world;
 
-pub use checker::Violation;
+pub use checker::{Rule, Violation};
 pub use search::{Failure, Tally, check, search};
 
 use plan::Plan;

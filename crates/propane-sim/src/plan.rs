@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use propane_core::{FdLimits, Policy, RespawnMode, StopSignal, Time, TurnAway};
 
+use crate::coverage::Step;
 use crate::rng::Rng;
 
 /// What the generators of a plan are for.
@@ -17,6 +18,9 @@ const CONFIGURATION: u64 = 2;
 pub(crate) const FATE: u64 = 3;
 /// The generators of answers to samples.
 pub(crate) const SAMPLE: u64 = 4;
+
+/// The limit on a worker's memory, where there is one.
+pub(crate) const RSS_LIMIT_KIB: u64 = 1_000;
 
 /// How late a driver may be that is slow, but not asleep.
 pub(crate) const LAG_MS_MAX: u64 = 700;
@@ -87,6 +91,8 @@ pub(crate) enum Deed {
     Refusal,
     /// The driver does not run for a while.
     Nap(Duration),
+    /// Nobody runs for a while: the machine, or all of a container, is paused.
+    Freeze(Duration),
 }
 
 /// One schedule.
@@ -99,14 +105,16 @@ pub(crate) struct Plan {
     pub(crate) script: Vec<(Time, Deed)>,
     /// What the operator does right after a step, in order of steps: between two things that belong together, say.
     pub(crate) ambushes: Vec<(u32, Deed)>,
+    /// What the operator does as soon as the manager does something, in the worst moment for it.
+    pub(crate) lurking: Vec<(Step, Deed)>,
     /// When faults stop.
     pub(crate) calm_at: Time,
     /// How late the driver is for its deadlines when nothing is wrong.
     pub(crate) lag: Duration,
     /// Whether the time passes before what happens at the same instant is heard of.
     pub(crate) timers_first: bool,
-    /// A stop before the boot.
-    pub(crate) early_stop: Option<StopSignal>,
+    /// What the operator does before the boot.
+    pub(crate) early: Option<Deed>,
     /// Whether there is one more reload when everything has come right.
     pub(crate) last_reload: bool,
     /// The second signal of the final stop, if there is one, and how long after the first.
@@ -134,10 +142,11 @@ impl Plan {
             mix,
             script: script(&mut rng, calm_at),
             ambushes: ambushes(&mut rng),
+            lurking: lurking(&mut rng),
             calm_at,
             lag: Duration::from_millis(rng.pick(&[0, 0, 1, LAG_MS_MAX])),
             timers_first: rng.chance(50),
-            early_stop: rng.chance(1).then(|| rng.pick(&[StopSignal::Term, StopSignal::Quit])),
+            early: rng.chance(3).then(|| rng.pick(&SIGNALS)),
             last_reload: rng.chance(50),
             hurry: rng
                 .chance(30)
@@ -184,7 +193,7 @@ fn policy(rng: &mut Rng, respawn: RespawnMode) -> Policy {
         boot_timeout: ms(rng, &[1_000, 3_000, 20_000]),
         heartbeat_timeout: rng.pick(&[None, None, Some(2_000), Some(10_000)]).map(Duration::from_millis),
         max_lifetime: rng.pick(&[None, None, Some(6_000), Some(30_000)]).map(Duration::from_millis),
-        max_rss_kib: rng.pick(&[None, None, Some(1_000)]),
+        max_rss_kib: rng.pick(&[None, None, Some(RSS_LIMIT_KIB)]),
         fd_limits: fd_limits(rng),
         sample_interval: ms(rng, &[1_000, 5_000, 15_000]),
         start_limit_burst: rng.pick(&[0, 0, 0, 1, 3, 8]),
@@ -236,13 +245,32 @@ fn ambushes(rng: &mut Rng) -> Vec<(u32, Deed)> {
     ambushes
 }
 
+/// Everything that an operator can send.
+const SIGNALS: [Deed; 7] = [
+    Deed::Hup,
+    Deed::Ttin,
+    Deed::Ttou,
+    Deed::Usr1,
+    Deed::Stop(StopSignal::Term),
+    Deed::Stop(StopSignal::Int),
+    Deed::Stop(StopSignal::Quit),
+];
+
+fn lurking(rng: &mut Rng) -> Vec<(Step, Deed)> {
+    let count = rng.pick(&[0, 0, 0, 1, 1, 2, 4]);
+    (0..count).map(|_| (rng.pick(Step::ALL), rng.pick(&SIGNALS))).collect()
+}
+
 fn deed(rng: &mut Rng, reloads: u64) -> Deed {
     if rng.chance(reloads) {
         return Deed::Hup;
     }
     match rng.below(12) {
         0 => rng.pick(&[Deed::Usr1, Deed::Usr1, Deed::Refusal]),
-        1 => Deed::Nap(Duration::from_millis(rng.pick(&[500, 1_500, 15_000, 90_000]))),
+        1 => {
+            let time = Duration::from_millis(rng.pick(&[500, 1_500, 15_000, 90_000]));
+            rng.pick(&[Deed::Nap(time), Deed::Nap(time), Deed::Freeze(time)])
+        }
         2..=6 => Deed::Ttin,
         _ => Deed::Ttou,
     }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::checker::Violation;
+use crate::checker::{Rule, Violation};
+use crate::coverage::{self, Coverage, Mark};
 use crate::plan::Plan;
 use crate::run;
 
@@ -23,7 +24,7 @@ pub struct Failure {
 }
 
 /// How much has been gone through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Schedules that were run.
     pub schedules: u64,
@@ -33,6 +34,8 @@ pub struct Tally {
     pub workers: u64,
     /// Reloads that were asked for in them.
     pub reloads: u64,
+    /// What they have come to.
+    pub coverage: Coverage,
 }
 
 /// Runs the schedule of one seed. A panic of the supervisor is a broken rule as well.
@@ -40,9 +43,11 @@ pub struct Tally {
 /// # Errors
 /// When a rule is broken.
 pub fn check(seed: u64) -> Result<Tally, Failure> {
+    coverage::begin();
+    coverage::see(Mark::Rule(Rule::NoPanic));
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(&Plan::of(seed), false)));
     let Ok(outcome) = outcome else {
-        return Err(Failure { seed, violation: Violation::new("the supervisor does not panic", "see above") });
+        return Err(Failure { seed, violation: Violation::new(Rule::NoPanic, "see above") });
     };
     match outcome.violation {
         Some(violation) => Err(Failure { seed, violation }),
@@ -51,6 +56,7 @@ pub fn check(seed: u64) -> Result<Tally, Failure> {
             steps: outcome.steps.into(),
             workers: outcome.workers,
             reloads: outcome.generations.into(),
+            coverage: Coverage::of_schedule(),
         }),
     }
 }
@@ -95,12 +101,12 @@ impl Search {
         let mut failure = None;
         for index in first..end {
             match check(self.seed.wrapping_add(index)) {
-                Ok(tally) => sum.add(tally),
+                Ok(tally) => sum.add(&tally),
                 Err(found) => failure = failure.or(Some(found)),
             }
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.0.add(sum);
+        found.0.add(&sum);
         if let Some(failure) = failure {
             self.over.store(true, Ordering::Relaxed);
             found.1 = found.1.take().or(Some(failure));
@@ -110,10 +116,11 @@ impl Search {
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, other: &Self) {
         self.schedules += other.schedules;
         self.steps += other.steps;
         self.workers += other.workers;
         self.reloads += other.reloads;
+        self.coverage.add(&other.coverage);
     }
 }

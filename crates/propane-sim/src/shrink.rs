@@ -30,6 +30,7 @@ impl<F: Fn(&Plan) -> bool> Shrinking<F> {
     fn round(&mut self) -> bool {
         let mut helped = self.cut(|plan| &mut plan.script);
         helped |= self.cut(|plan| &mut plan.ambushes);
+        helped |= self.cut(|plan| &mut plan.lurking);
         helped |= self.spare_workers();
         helped |= self.tame_generations();
         helped |= self.simplify_settings();
@@ -122,6 +123,7 @@ impl<F: Fn(&Plan) -> bool> Shrinking<F> {
 
     fn simplify_driver(&mut self) -> bool {
         let mut helped = !self.plan.lag.is_zero() && self.attempt(|plan| plan.lag = std::time::Duration::ZERO);
+        helped |= self.plan.early.is_some() && self.attempt(|plan| plan.early = None);
         helped |= self.plan.hurry.is_some() && self.attempt(|plan| plan.hurry = None);
         helped |= self.plan.last_reload && self.attempt(|plan| plan.last_reload = false);
         helped | (self.plan.mix.stray_events > 0 && self.attempt(|plan| plan.mix.stray_events = 0))

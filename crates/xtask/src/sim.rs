@@ -9,14 +9,16 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use propane_sim::{Failure, Tally};
+use propane_sim::coverage::{Fault, Mark, Sent, Step};
+use propane_sim::{Failure, Rule, Tally};
 
 const USAGE: &str = "\
-Usage: cargo xtask sim [--schedules N] [--seed S] [--threads T]
+Usage: cargo xtask sim [--schedules N] [--seed S] [--threads T] [--coverage]
 
   --schedules N  how many schedules to run (default 100000); 1 tells the schedule as a story
   --seed S       the seed of the first one (default: a random one, which is printed)
   --threads T    how many at a time (default: one a processor)
+  --coverage     tell in how many schedules each fault struck, each rule was judged, and each signal came in each step
 
 Exit code 1 and a story under testdata/transcripts/ when a schedule breaks a rule.
 ";
@@ -25,6 +27,7 @@ struct Options {
     schedules: u64,
     seed: u64,
     threads: usize,
+    coverage: bool,
 }
 
 /// Runs the task.
@@ -44,8 +47,13 @@ fn read(mut words: impl Iterator<Item = String>) -> Option<Options> {
         schedules: 100_000,
         seed: RandomState::new().hash_one(0) >> 32, // short enough to be typed
         threads: thread::available_parallelism().map_or(1, usize::from),
+        coverage: false,
     };
     while let Some(word) = words.next() {
+        if word == "--coverage" {
+            options.coverage = true;
+            continue;
+        }
         let value = words.next()?;
         match word.as_str() {
             "--schedules" => options.schedules = value.parse().ok()?,
@@ -80,15 +88,42 @@ fn search(options: &Options) -> ExitCode {
     if on_terminal {
         eprint!("\r\x1b[K");
     }
-    summarise(tally, begun.elapsed());
+    summarise(&tally, begun.elapsed());
+    if options.coverage {
+        tell_coverage(&tally);
+    }
     failure.map_or(ExitCode::SUCCESS, |failure| report(&failure))
 }
 
-fn summarise(tally: Tally, took: Duration) {
-    let Tally { schedules, steps, workers, reloads } = tally;
-    let (seconds, per_second) = (took.as_secs_f64(), rate(schedules, took));
+fn summarise(tally: &Tally, took: Duration) {
+    let Tally { schedules, steps, workers, reloads, coverage } = tally;
+    let missing = coverage.missing().len();
+    let (seconds, per_second) = (took.as_secs_f64(), rate(*schedules, took));
     println!("{schedules} schedules, {steps} steps, {workers} workers, {reloads} reloads in {seconds:.1} s");
-    println!("{per_second} schedules/s");
+    println!("{per_second} schedules/s; of {} marks of coverage {missing} were not reached", Mark::all().count());
+}
+
+/// One line a fault and a rule, and a table of signals and steps; each number counts schedules.
+fn tell_coverage(tally: &Tally) {
+    let count = |mark| tally.coverage.count(mark);
+    println!("\nOf {} schedules, those in which", tally.schedules);
+    for fault in Fault::ALL {
+        println!("{:>10}  {fault}", count(Mark::Fault(*fault)));
+    }
+    println!("\nthose in which a rule was judged:");
+    for rule in Rule::ALL {
+        println!("{:>10}  {rule}", count(Mark::Rule(*rule)));
+    }
+    let columns = |text: &dyn Fn(Sent) -> String| {
+        let cells: Vec<_> = Sent::ALL.iter().map(|sent| format!("{:>8}", text(*sent))).collect();
+        cells.concat()
+    };
+    let heads = columns(&|sent| sent.to_string());
+    println!("\nthose in which a signal came:\n{heads}");
+    for step in Step::ALL {
+        let counts = columns(&|sent| count(Mark::Signal(sent, *step)).to_string());
+        println!("{counts}  {step}");
+    }
 }
 
 fn rate(count: u64, took: Duration) -> u128 {
@@ -107,5 +142,9 @@ fn report(failure: &Failure) -> ExitCode {
         Err(error) => eprintln!("cannot write {}: {error}\n\n{story}", path.display()),
     }
     eprintln!("again: cargo xtask sim --schedules 1 --seed {seed}");
+    eprintln!(
+        "once mended, the story belongs to the others: give it a name, say in its first line what it tells, and run\n\
+         PROPANE_UPDATE_TRANSCRIPTS=1 cargo test -p propane-core --test transcripts"
+    );
     ExitCode::FAILURE
 }

@@ -349,6 +349,7 @@ impl Supervisor {
     fn heartbeat_received(&mut self, now: Time, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_wanted()) {
             worker.heartbeat_by = worker.heartbeat_timeout.map(|timeout| now + timeout);
+            worker.reprieved = false;
         }
     }
 

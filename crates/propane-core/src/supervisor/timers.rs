@@ -58,7 +58,11 @@ impl Supervisor {
         // What became of another one may have given this one a new state, and a deadline that is not due.
         let Some(worker) = self.workers.get(id).filter(|worker| is_due(worker, now)) else { return };
         let silent = worker.is_wanted() && worker.heartbeat_by.is_some_and(|by| by <= now);
-        match worker.state {
+        let state = worker.state.clone();
+        if silent && self.is_reprieved(now, id) {
+            return self.fire_worker(now, id); // something else may be due for it
+        }
+        match state {
             State::Starting { .. } | State::Ready if silent => self.heartbeat_timed_out(now, id),
             State::Starting { .. } => self.boot_timed_out(now, id),
             State::Ready => self.request_recycle(id, RecycleReason::MaxLifetime, None),
@@ -74,6 +78,10 @@ impl Supervisor {
         self.report(Report::WorkerBootTimedOut { worker: id, timeout });
         self.kill(now, id, StopReason::BootTimeout, false);
         self.fail_rollout_of(now, id, ReloadFailure::BootTimeout);
+    }
+
+    fn is_reprieved(&mut self, now: Time, id: WorkerId) -> bool {
+        self.workers.get_mut(id).is_some_and(|worker| worker.reprieve(now))
     }
 
     fn heartbeat_timed_out(&mut self, now: Time, id: WorkerId) {

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use propane_core::{Event, ExitStatus, FdSeverity, Generation, Report, Role, StartReason, StopReason, Time, WorkerId};
 
-use super::{Violation, ensure};
-
-const RULE: &str = "reports about a worker are well-formed";
+use super::{PUNCTUAL, Rule, Violation, ensure, require};
 
 /// Where a worker is, as far as the supervisor has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +62,16 @@ pub(crate) struct Entry {
     /// How long it may be silent, and when it has been for that long.
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) beat_by: Option<Time>,
+    /// It was given more time since its last heartbeat.
+    pub(crate) reprieved: bool,
     pub(crate) ready_by: Option<Time>,
     pub(crate) rss_strikes: u32,
     /// How near it is to its limit on descriptors.
     pub(crate) severity: FdSeverity,
     /// How long it may live, as the policy had it when it became ready.
     pub(crate) lifetime: Option<Duration>,
-    /// It is on the list of those to be recycled.
-    pub(crate) recycled: bool,
+    /// When it was put on the list of those to be recycled.
+    pub(crate) recycled_at: Option<Time>,
 }
 
 impl Entry {
@@ -144,7 +144,7 @@ impl Books {
 
     /// The worker, which has to be known.
     pub(crate) fn known(&mut self, worker: WorkerId) -> Result<&mut Entry, Violation> {
-        self.get_mut(worker).ok_or_else(|| Violation::new("no action for unknown workers", format!("{worker:?}")))
+        require(self.get_mut(worker), Rule::KnownWorkers, || format!("{worker:?}"))
     }
 
     /// A worker is asked for.
@@ -158,7 +158,7 @@ impl Books {
         heartbeat: Option<Duration>,
     ) -> Result<(), Violation> {
         let fresh = usize::try_from(id.0) == Ok(self.entries.len());
-        ensure(fresh, "names are never used twice", || format!("{id:?} is not the next name"))?;
+        ensure(fresh, Rule::FreshNames, || format!("{id:?} is not the next name"))?;
         self.present.push(self.entries.len());
         self.entries.push(Entry {
             id,
@@ -179,11 +179,12 @@ impl Books {
             status: None,
             heartbeat,
             beat_by: None,
+            reprieved: false,
             ready_by: None,
             rss_strikes: 0,
             severity: FdSeverity::Fine,
             lifetime: None,
-            recycled: false,
+            recycled_at: None,
         });
         Ok(())
     }
@@ -204,6 +205,7 @@ impl Books {
             Event::HeartbeatReceived { worker } => self.update(*worker, |entry| {
                 if entry.is_wanted() {
                     entry.beat_by = entry.heartbeat.map(|timeout| now + timeout);
+                    entry.reprieved = false;
                 }
             }),
             Event::Exited { worker, status, group_alive } => self.update(*worker, |entry| {
@@ -254,25 +256,39 @@ impl Books {
         });
     }
 
+    /// A driver that comes a little late for a heartbeat may have been paused together with the worker: that has a second
+    /// more, once.
+    pub(crate) fn reprieve(&mut self, now: Time) {
+        self.present_mut(|entry| {
+            let late = entry.beat_by.is_some_and(|by| now.since(by) > PUNCTUAL);
+            if late && entry.is_wanted() && !std::mem::replace(&mut entry.reprieved, true) {
+                entry.beat_by = Some(now + Duration::from_secs(1));
+            }
+        });
+    }
+
     /// Reports about workers are well-formed: started first, and nothing after the end.
     pub(crate) fn report(&mut self, now: Time, event: &Event, report: &Report) -> Result<(), Violation> {
         match report {
-            Report::WorkerSpawnFailed { role, slot, generation, .. } => {
-                let Event::SpawnFailed { worker, .. } = event else { return Err(malformed(report)) };
+            Report::WorkerSpawnFailed { role, slot, generation, message, .. } => {
+                let Event::SpawnFailed { worker, error } = event else { return Err(malformed(report)) };
                 let entry = self.known(*worker)?;
-                let same = (entry.role, entry.slot, entry.generation) == (*role, *slot, *generation);
-                ensure(same && !entry.ended, RULE, || format!("{report:?} of {entry:?}"))?;
+                let same =
+                    (entry.role, entry.slot, entry.generation, &error.message) == (*role, *slot, *generation, message);
+                ensure(same && !entry.ended, Rule::ReportsWellFormed, || format!("{report:?} of {entry:?}"))?;
                 entry.ended = true;
             }
             Report::WorkerStarted { worker, reason } => {
                 let entry = self.known(*worker)?;
-                ensure(entry.reason.is_none() && entry.spawned_at == Some(now), RULE, || format!("{report:?}"))?;
+                ensure(entry.reason.is_none() && entry.spawned_at == Some(now), Rule::ReportsWellFormed, || {
+                    format!("{report:?}")
+                })?;
                 entry.reason = Some(*reason);
             }
             Report::WorkerReady { worker, .. } => {
                 let entry = self.running(*worker, report)?;
                 let fit = entry.role == Role::Http && entry.ready_at.is_none() && entry.is_wanted();
-                ensure(fit, RULE, || format!("{report:?} of {entry:?}"))?;
+                ensure(fit, Rule::ReportsWellFormed, || format!("{report:?} of {entry:?}"))?;
                 entry.ready_at = Some(now);
                 entry.ready_by = None;
             }
@@ -298,7 +314,7 @@ impl Books {
     fn running(&mut self, worker: WorkerId, report: &Report) -> Result<&mut Entry, Violation> {
         let entry = self.known(worker)?;
         let runs = entry.is_present() && entry.reason.is_some() && !entry.ended;
-        ensure(runs, RULE, || format!("{report:?} of {entry:?}"))?;
+        ensure(runs, Rule::ReportsWellFormed, || format!("{report:?} of {entry:?}"))?;
         Ok(entry)
     }
 
@@ -314,7 +330,9 @@ impl Books {
         // A worker that was killed for its own failure counts as dead or as stopped, depending on who has its slot.
         let failed = entry.told.is_none() && entry.killed.is_some_and(is_failure);
         let fits = failed || entry.was_told_to_leave() == was_told;
-        ensure(over && entry.status == Some(status) && fits, RULE, || format!("{report:?} of {entry:?}"))?;
+        ensure(over && entry.status == Some(status) && fits, Rule::ReportsWellFormed, || {
+            format!("{report:?} of {entry:?}")
+        })?;
         entry.ended = true;
         Ok(())
     }
@@ -326,12 +344,12 @@ impl Books {
             return Ok(());
         };
         let Some(entry) = self.get(*worker) else { return Ok(()) };
-        ensure(entry.is_present() || entry.ended, "every end of a worker is reported", || format!("{entry:?}"))
+        ensure(entry.is_present() || entry.ended, Rule::EndsReported, || format!("{entry:?}"))
     }
 }
 
 fn malformed(report: &Report) -> Violation {
-    Violation::new(RULE, format!("{report:?}"))
+    Violation::new(Rule::ReportsWellFormed, format!("{report:?}"))
 }
 
 /// Whether a stop is the worker's own failure.

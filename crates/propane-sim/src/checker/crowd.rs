@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use propane_core::{Action, Event, Generation, Policy, ReloadFailure, Report, Role, StopReason};
 
 use super::books::{Books, Entry, Presence};
-use super::{Context, Violation, ensure};
-
-const BOUND: &str = "no more HTTP workers than wanted and the surge";
+use super::{Context, Rule, Violation, ensure};
 
 /// A reload's part in the bound.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +56,7 @@ impl Crowd {
         match action {
             Action::Spawn { role, slot, generation, .. } => {
                 self.changed = true;
-                ensure(!self.stopping, "nobody is started in a stop", || format!("{action:?}"))?;
+                ensure(!self.stopping, Rule::NobodyStartedInStop, || format!("{action:?}"))?;
                 match role {
                     Role::Http => self.is_bearable(books, *generation, action),
                     Role::Job => is_alone(books, *slot, action),
@@ -74,9 +72,7 @@ impl Crowd {
         let shares = |generation| self.shares.get(&generation).copied().unwrap_or(true);
         let rival =
             books.present().find(|entry| entry.role == Role::Http && !(shares(generation) && shares(entry.generation)));
-        ensure(rival.is_none(), "nobody starts beside a worker that needs the port alone", || {
-            format!("{action:?} beside {rival:?}")
-        })
+        ensure(rival.is_none(), Rule::PortAlone, || format!("{action:?} beside {rival:?}"))
     }
 
     fn report(&mut self, context: &Context, books: &mut Books, report: &Report) -> Result<(), Violation> {
@@ -96,7 +92,7 @@ impl Crowd {
             }
             Report::Resized { from, to } => {
                 self.end_failed_reload(|| *from)?;
-                ensure(*from == self.wanted && *to >= 1, "resizing begins with the count in force", || {
+                ensure(*from == self.wanted && *to >= 1, Rule::ResizeBegins, || {
                     format!("{report:?}, but {} are wanted", self.wanted)
                 })?;
                 self.wanted = *to;
@@ -104,8 +100,11 @@ impl Crowd {
                 books.present_mut(|entry| doom_scaled_down(entry, *to));
             }
             Report::ManagerReady { .. } => {
-                ensure(!self.is_ready, "the manager is ready once", || format!("{report:?}"))?;
+                ensure(!self.is_ready, Rule::ReadyOnce, || format!("{report:?}"))?;
                 self.is_ready = true;
+                let serve = |slot| books.present().any(|entry| is_server_of(entry, slot));
+                let gap = (0..self.least()).find(|slot| !serve(*slot));
+                ensure(gap.is_none(), Rule::ReadyWithAll, || format!("nobody serves slot {gap:?}"))?;
             }
             Report::ManagerStopping { .. } => self.stopping = true,
             _ => {}
@@ -127,7 +126,7 @@ impl Crowd {
         let most = self.reload.take().map_or(self.wanted, |reload| reload.wanted);
         let before = std::mem::replace(&mut self.wanted, count());
         let count = self.wanted;
-        ensure((1..=most).contains(&count), "a failed reload leaves a count in between", || {
+        ensure((1..=most).contains(&count), Rule::FailedReloadCount, || {
             format!("{count} HTTP slots, {before} before, {most} at most")
         })
     }
@@ -153,8 +152,13 @@ impl Crowd {
             Some(reload) => (count(books, counts_in_reload), reload.wanted + reload.surge),
             None => (count(books, counts), self.wanted + 1),
         };
-        ensure(count <= most, BOUND, || format!("{count} instead of at most {most}"))?;
+        ensure(count <= most, Rule::Bound, || format!("{count} instead of at most {most}"))?;
         no_slot_has_too_many(books)
+    }
+
+    /// Whether the boot is over.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready
     }
 
     /// How many workers of a role are wanted.
@@ -172,10 +176,8 @@ impl Crowd {
 
     /// Whether every wanted worker serves, and nobody else does.
     pub(crate) fn is_complete(&self, books: &Books) -> bool {
-        let serves =
-            |role, slot| books.present().any(|entry| entry.role == role && entry.slot == slot && entry.serves());
         self.is_ready
-            && (0..self.wanted).all(|slot| serves(Role::Http, slot))
+            && (0..self.wanted).all(|slot| books.present().any(|entry| is_server_of(entry, slot)))
             && (0..self.jobs).all(|slot| books.present().any(|entry| is_job_of(entry, slot)))
             && books.present().all(|entry| !entry.is_wanted() || entry.slot < self.count(entry.role))
     }
@@ -188,7 +190,7 @@ fn no_slot_has_too_many(books: &Books) -> Result<(), Violation> {
             other.is_wanted() && (other.role, other.slot) == (entry.role, entry.slot) && other.id != entry.id
         });
         let most = usize::from(entry.role == Role::Http);
-        ensure(others.count() <= most, "a slot has one worker and at most one successor", || format!("{entry:?}"))
+        ensure(others.count() <= most, Rule::OneSuccessor, || format!("{entry:?}"))
     })
 }
 
@@ -230,7 +232,11 @@ fn doom_scaled_down(entry: &mut Entry, count: u32) {
 
 fn is_alone(books: &Books, slot: u32, action: &Action) -> Result<(), Violation> {
     let rival = books.present().find(|entry| entry.role == Role::Job && entry.slot == slot);
-    ensure(rival.is_none(), "no job runs twice", || format!("{action:?} beside {rival:?}"))
+    ensure(rival.is_none(), Rule::JobOnce, || format!("{action:?} beside {rival:?}"))
+}
+
+fn is_server_of(entry: &Entry, slot: u32) -> bool {
+    entry.role == Role::Http && entry.slot == slot && entry.serves()
 }
 
 fn is_job_of(entry: &Entry, slot: u32) -> bool {

@@ -5,16 +5,10 @@ use std::time::Duration;
 use propane_core::{Action, Event, Report, Role, Signal, StopReason, TurnAway, WorkerId};
 
 use super::books::{Books, Drain, Entry, Presence, Told};
-use super::{Context, Violation, ensure};
+use super::{Context, Rule, Violation, ensure};
 
 /// How long a hung worker has between ABRT and KILL.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-const ALIVE: &str = "only those who are alive are signalled";
-const DRAIN_TOLD: &str = "every turning away is reported";
-const LAWFUL: &str = "KILL comes after the grace time, or with a reason";
-const IN_TIME: &str = "every deadline is kept";
-const PATIENT: &str = "nobody is blamed before the time";
 
 /// The rules about signals.
 #[derive(Debug, Default)]
@@ -38,17 +32,17 @@ impl Deadlines {
     pub(crate) fn action(&mut self, context: &Context, books: &mut Books, action: &Action) -> Result<(), Violation> {
         if let Some((worker, signal)) = self.unreported.take() {
             let Action::Report(Report::WorkerStopRequested { worker: reported, kill, .. }) = action else {
-                return Err(Violation::new("every TERM and KILL is reported", format!("{signal:?} to {worker:?}")));
+                return Err(Violation::new(Rule::SignalsReported, format!("{signal:?} to {worker:?}")));
             };
             let same = *reported == worker && *kill == (signal == Signal::Kill);
-            ensure(same, "every TERM and KILL is reported", || format!("{action:?} after {signal:?} to {worker:?}"))?;
+            ensure(same, Rule::SignalsReported, || format!("{action:?} after {signal:?} to {worker:?}"))?;
             return self.told(context, books.known(worker)?, action);
         }
         if let Some(worker) = self.unreported_drain.take() {
             let Action::Report(Report::WorkerTurnedAway { worker: reported, reason }) = action else {
-                return Err(Violation::new(DRAIN_TOLD, format!("{worker:?}")));
+                return Err(Violation::new(Rule::TurningAwayReported, format!("{worker:?}")));
             };
-            ensure(*reported == worker, DRAIN_TOLD, || format!("{action:?} after {worker:?}"))?;
+            ensure(*reported == worker, Rule::TurningAwayReported, || format!("{action:?} after {worker:?}"))?;
             let (kill_by, term_by) =
                 (context.now + context.policy.graceful_timeout, context.now + context.policy.drain_timeout());
             let drain = Some(Drain { term_by, is_over: false });
@@ -57,7 +51,7 @@ impl Deadlines {
         }
         if let Some(worker) = self.counted.take() {
             let follows = matches!(action, Action::Signal { worker: signalled, .. } if *signalled == worker);
-            ensure(follows, "connections are counted just before they are cut", || format!("{worker:?}: {action:?}"))?;
+            ensure(follows, Rule::CountedBeforeCut, || format!("{worker:?}: {action:?}"))?;
         }
         let silent = self.silent.take();
         match action {
@@ -70,8 +64,8 @@ impl Deadlines {
             Action::Signal { worker, signal: Signal::Kill } => self.kill(context, books.known(*worker)?),
             Action::Signal { worker, signal: Signal::Abort } => {
                 let entry = books.known(*worker)?;
-                ensure(silent == Some(*worker), LAWFUL, || format!("ABRT without silence: {entry:?}"))?;
-                ensure(entry.presence == Presence::Alive, ALIVE, || format!("{entry:?}"))?;
+                ensure(silent == Some(*worker), Rule::KillLawful, || format!("ABRT without silence: {entry:?}"))?;
+                ensure(entry.presence == Presence::Alive, Rule::OnlyAliveSignalled, || format!("{entry:?}"))?;
                 entry.aborted_at = Some(context.now);
                 Ok(())
             }
@@ -83,11 +77,7 @@ impl Deadlines {
     fn turn_away(&mut self, context: &Context, entry: &mut Entry) -> Result<(), Violation> {
         let concerned = entry.role == Role::Http && context.policy.turn_away != TurnAway::Nobody;
         let fit = entry.presence == Presence::Alive && entry.told.is_none() && entry.killed.is_none();
-        ensure(
-            concerned && fit && !self.stopping && !self.refused,
-            "who leaves for others is turned away from once",
-            || format!("{entry:?}"),
-        )?;
+        ensure(concerned && fit && !self.stopping && !self.refused, Rule::TurnedAwayOnce, || format!("{entry:?}"))?;
         self.unreported_drain = Some(entry.id);
         Ok(())
     }
@@ -95,11 +85,9 @@ impl Deadlines {
     /// TERM to a worker that is turned away from: when it has finished, or its time is over, or everybody has to go.
     fn term_drained(&mut self, context: &Context, entry: &mut Entry, drain: Drain) -> Result<(), Violation> {
         let late = context.is_time() && context.now >= drain.term_by;
-        ensure(
-            drain.is_over || late || self.stopping || self.refused,
-            "TERM waits until a worker has drained",
-            || format!("{entry:?} at {}", context.now),
-        )?;
+        ensure(drain.is_over || late || self.stopping || self.refused, Rule::TermWaits, || {
+            format!("{entry:?} at {}", context.now)
+        })?;
         self.unreported = Some((entry.id, Signal::Term));
         Ok(())
     }
@@ -118,7 +106,7 @@ impl Deadlines {
         }
         // The rest of a group is told once its leader is gone, where only the leader was.
         let rest = entry.presence == Presence::Lingering && entry.role == Role::Http && entry.told.is_some();
-        ensure(rest, ALIVE, || format!("TERM to {entry:?}"))
+        ensure(rest, Rule::OnlyAliveSignalled, || format!("TERM to {entry:?}"))
     }
 
     fn kill(&mut self, context: &Context, entry: &mut Entry) -> Result<(), Violation> {
@@ -127,7 +115,7 @@ impl Deadlines {
             return Ok(());
         }
         let alive = matches!(entry.presence, Presence::Alive | Presence::Lingering) && entry.killed.is_none();
-        ensure(alive, ALIVE, || format!("KILL to {entry:?}"))?;
+        ensure(alive, Rule::OnlyAliveSignalled, || format!("KILL to {entry:?}"))?;
         self.unreported = Some((entry.id, Signal::Kill));
         Ok(())
     }
@@ -142,7 +130,9 @@ impl Deadlines {
                 || entry.aborted_at.is_some_and(|at| context.now >= at + ABORT_TIMEOUT);
             let late = over && context.is_time();
             let lawful = late || self.hurry || entry.boot_timed_out || is_unneeded(entry, *reason);
-            ensure(lawful && (late || !*grace_over), LAWFUL, || format!("{action:?} of {entry:?} at {}", context.now))?;
+            ensure(lawful && (late || !*grace_over), Rule::KillLawful, || {
+                format!("{action:?} of {entry:?} at {}", context.now)
+            })?;
             entry.killed = Some(entry.told.map_or(*reason, |told| told.reason));
         } else {
             let kill_by = context.now + context.policy.graceful_timeout;
@@ -161,18 +151,18 @@ impl Deadlines {
                 let entry = books.known(*worker)?;
                 let due = entry.ready_at.is_none() && entry.ready_by.is_some_and(|by| by <= context.now);
                 let fair = due && context.is_time() && !context.overslept;
-                ensure(fair, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                ensure(fair, Rule::Patience, || format!("{report:?} of {entry:?} at {}", context.now))?;
                 entry.boot_timed_out = true;
             }
             Report::WorkerHeartbeatTimedOut { worker, timeout } => {
                 let entry = books.known(*worker)?;
                 let due = entry.heartbeat == Some(*timeout) && entry.beat_by.is_some_and(|by| by <= context.now);
                 let fair = due && context.is_time() && !context.overslept;
-                ensure(fair, PATIENT, || format!("{report:?} of {entry:?} at {}", context.now))?;
+                ensure(fair, Rule::Patience, || format!("{report:?} of {entry:?} at {}", context.now))?;
                 self.silent = Some(*worker);
             }
             Report::WorkerStopRequested { .. } => {
-                return Err(Violation::new("every TERM and KILL is reported", format!("{report:?} without a signal")));
+                return Err(Violation::new(Rule::SignalsReported, format!("{report:?} without a signal")));
             }
             Report::ManagerStopping { .. } => {
                 self.stopping = true;
@@ -190,8 +180,8 @@ impl Deadlines {
 
     /// Nobody has more time than is due to them.
     pub(crate) fn finish(&self, context: &Context, books: &Books) -> Result<(), Violation> {
-        ensure(self.unreported_drain.is_none(), DRAIN_TOLD, || format!("{:?}", self.unreported_drain))?;
-        ensure(self.unreported.is_none(), "every TERM and KILL is reported", || format!("{:?}", self.unreported))?;
+        ensure(self.unreported_drain.is_none(), Rule::TurningAwayReported, || format!("{:?}", self.unreported_drain))?;
+        ensure(self.unreported.is_none(), Rule::SignalsReported, || format!("{:?}", self.unreported))?;
         let now = context.now;
         books.present().filter(|entry| entry.killed.is_none() && context.is_time()).try_for_each(|entry| {
             let grace = entry.told.is_some_and(|told| told.kill_by <= now);
@@ -202,7 +192,9 @@ impl Deadlines {
             let wanted = entry.is_wanted() && entry.presence == Presence::Alive;
             let boot = wanted && entry.ready_by.is_some_and(|by| by <= now);
             let silence = wanted && entry.beat_by.is_some_and(|by| by <= now);
-            ensure(!(grace || drained || core || boot || silence), IN_TIME, || format!("{entry:?} at {now}"))
+            ensure(!(grace || drained || core || boot || silence), Rule::DeadlinesKept, || {
+                format!("{entry:?} at {now}")
+            })
         })
     }
 }

@@ -6,41 +6,52 @@ mod crowd;
 mod deadlines;
 mod openings;
 mod reloads;
+mod reopening;
 mod resizes;
 mod resources;
 mod respawns;
+mod rule;
 mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use propane_core::{Action, Event, Generation, Policy, Report, RespawnMode, Role, Time, WorkerId};
+use propane_core::{
+    Action, Event, Generation, Policy, Report, RespawnMode, Role, StartReason, StopReason, Time, WorkerId,
+};
 
-use books::Books;
+use books::{Books, Entry, Told};
 use crowd::Crowd;
 use deadlines::Deadlines;
 use openings::Openings;
 use reloads::Reloads;
+use reopening::Reopening;
 use resizes::Resizes;
 use resources::Resources;
 use respawns::Respawns;
+pub use rule::Rule;
 use stop::Stop;
+
+use crate::coverage::{self, Mark, Step};
 
 /// A manager that is later than this for a deadline was asleep.
 const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// A driver that is later than this for a deadline may have been paused.
+pub(crate) const PUNCTUAL: Duration = Duration::from_millis(20);
 
 /// A rule was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Which rule.
-    pub rule: &'static str,
+    pub rule: Rule,
     /// How.
     pub detail: String,
 }
 
 impl Violation {
-    pub(crate) fn new(rule: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(rule: Rule, detail: impl Into<String>) -> Self {
         Self { rule, detail: detail.into() }
     }
 }
@@ -51,8 +62,15 @@ impl fmt::Display for Violation {
     }
 }
 
-pub(crate) fn ensure(holds: bool, rule: &'static str, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+pub(crate) fn ensure(holds: bool, rule: Rule, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    coverage::see(Mark::Rule(rule));
     if holds { Ok(()) } else { Err(Violation::new(rule, detail())) }
+}
+
+/// What has to be there.
+pub(crate) fn require<T>(found: Option<T>, rule: Rule, detail: impl FnOnce() -> String) -> Result<T, Violation> {
+    coverage::see(Mark::Rule(rule));
+    found.ok_or_else(|| Violation::new(rule, detail()))
 }
 
 /// One step as all rules see it.
@@ -63,6 +81,8 @@ pub(crate) struct Context<'a> {
     pub(crate) overslept: bool,
     /// The policy in force.
     pub(crate) policy: &'a Policy,
+    /// Whether a reload is wanted or under way.
+    pub(crate) reloading: bool,
 }
 
 impl Context<'_> {
@@ -80,6 +100,7 @@ pub(crate) struct Checker {
     deadlines: Deadlines,
     openings: Openings,
     reloads: Reloads,
+    reopening: Reopening,
     resizes: Resizes,
     resources: Resources,
     respawns: Respawns,
@@ -91,6 +112,7 @@ pub(crate) struct Checker {
     heartbeats: BTreeMap<Generation, Option<Duration>>,
     due: Option<Time>,
     overslept: bool,
+    calm_at: Time,
 }
 
 impl Checker {
@@ -102,6 +124,7 @@ impl Checker {
             deadlines: Deadlines::default(),
             openings: Openings::default(),
             reloads: Reloads::new(),
+            reopening: Reopening::default(),
             resizes: Resizes::default(),
             resources: Resources::default(),
             respawns: Respawns::default(),
@@ -111,6 +134,7 @@ impl Checker {
             heartbeats: BTreeMap::from([(0, policy.heartbeat_timeout)]),
             due: None,
             overslept: false,
+            calm_at: Time::default(),
         }
     }
 
@@ -128,25 +152,40 @@ impl Checker {
         self.stop.allow(time);
     }
 
-    /// Whether everything that was asked for has come about.
+    /// Nothing goes wrong from now on.
+    pub(crate) fn calm_down(&mut self, now: Time) {
+        self.calm_at = now;
+    }
+
+    /// Whether everything that was asked for has come about: what was asked for while nothing goes wrong may take its time.
     pub(crate) fn is_settled(&self) -> bool {
         let respawns = self.policy.respawn == RespawnMode::Always;
-        self.reloads.is_idle() && self.resizes.is_done() && (!respawns || self.crowd.is_complete(&self.books))
+        let recycled = self.books.present().all(|entry| entry.recycled_at.is_none_or(|at| at >= self.calm_at));
+        let complete = !respawns || self.crowd.is_complete(&self.books) && recycled;
+        self.reloads.is_idle() && self.resizes.is_done() && complete
+    }
+
+    /// What the manager is doing.
+    pub(crate) fn step(&self) -> Step {
+        let own = self.stop.step().or_else(|| self.reloads.step(&self.books)).or_else(|| recycling_step(&self.books));
+        own.unwrap_or(match (self.crowd.is_ready(), self.respawns.is_waiting()) {
+            (false, _) => Step::Booting,
+            (true, true) => Step::Respawning,
+            (true, false) => Step::Serving,
+        })
     }
 
     /// Whether the slots that serve are the ones that are said to.
     pub(crate) fn agrees(&self, served: &BTreeSet<u32>) -> Result<(), Violation> {
         let serving = self.books.present().filter(|entry| entry.role == Role::Http && entry.serves());
         let slots: BTreeSet<_> = serving.map(|entry| entry.slot).collect();
-        ensure(*served == slots, "it is known who serves", || format!("{served:?} is said, {slots:?} is so"))
+        ensure(*served == slots, Rule::KnownServers, || format!("{served:?} is said, {slots:?} is so"))
     }
 
     /// The last reload was a success, unless the manager was told to stop.
     pub(crate) fn has_reloaded(&self) -> Result<(), Violation> {
         let over = !self.stop.is_running();
-        ensure(over || self.reloads.last_succeeded(), "a reload succeeds when nothing goes wrong", || {
-            format!("{:?}", self.reloads)
-        })
+        ensure(over || self.reloads.last_succeeded(), Rule::ReloadSucceeds, || format!("{:?}", self.reloads))
     }
 
     /// Before the supervisor hears of an event.
@@ -155,6 +194,9 @@ impl Checker {
         if self.overslept {
             self.books.forgive(now, self.policy.boot_timeout);
         }
+        if *event == Event::TimePassed {
+            self.books.reprieve(now);
+        }
         let running = self.stop.is_running();
         self.stop.event(now, event);
         self.deadlines.hurry = self.stop.hurry;
@@ -162,6 +204,7 @@ impl Checker {
             self.deadlines.refused = true;
             self.reloads.turning_away_refused();
         }
+        self.reopening.event(event, self.stop.has_exited());
         self.reloads.event(event, running);
         self.resizes.event(event, running);
         self.books.event(now, event, self.policy.boot_timeout);
@@ -170,7 +213,8 @@ impl Checker {
 
     /// For each action of the step, in their order.
     pub(crate) fn action(&mut self, now: Time, event: &Event, action: &Action) -> Result<(), Violation> {
-        let context = Context { now, event, overslept: self.overslept, policy: &self.policy };
+        let reloading = !self.reloads.is_idle();
+        let context = Context { now, event, overslept: self.overslept, policy: &self.policy, reloading };
         self.stop.action(&context, &self.books, action)?;
         self.deadlines.action(&context, &mut self.books, action)?;
         if let Action::Report(report) = action {
@@ -178,6 +222,7 @@ impl Checker {
         }
         self.openings.action(&self.books, self.crowd.least(), action)?;
         self.crowd.action(&context, &mut self.books, action)?;
+        self.reopening.action(action);
         self.resizes.action(&context, action)?;
         self.reloads.action(&context, &self.books, action)?;
         self.resources.action(&context, &mut self.books, action)?;
@@ -221,11 +266,14 @@ impl Checker {
         due: Option<Time>,
         slots: impl FnOnce() -> (usize, usize),
     ) -> Result<(), Violation> {
-        let context = Context { now, event, overslept: self.overslept, policy: &self.policy };
+        let reloading = !self.reloads.is_idle();
+        let context = Context { now, event, overslept: self.overslept, policy: &self.policy, reloading };
         self.books.all_ends_are_told(event)?;
         self.deadlines.finish(&context, &self.books)?;
         self.crowd.finish(&self.books, slots)?;
-        self.stop.finish(&context, &self.books, !self.reloads.is_idle())?;
+        self.stop.finish(&context, &self.books)?;
+        self.reopening.finish(event)?;
+        self.reloads.finish()?;
         self.resources.finish(&context, &self.books, self.stop.is_serving())?;
         if self.reloads.is_idle() && self.stop.is_running() {
             self.openings.finish(&self.books, self.crowd.least())?;
@@ -235,13 +283,28 @@ impl Checker {
         self.books.pardon(event);
         self.due = due;
         let later = due.is_none_or(|due| due > now) || !context.is_time();
-        ensure(later, "the next wake-up lies in the future", || format!("{due:?} at {now}"))?;
+        ensure(later, Rule::FutureWakeUp, || format!("{due:?} at {now}"))?;
         let idle = due.is_none() || !self.stop.has_exited();
-        ensure(idle, "nothing follows the exit", || format!("a wake-up at {due:?}"))
+        ensure(idle, Rule::NothingAfterExit, || format!("a wake-up at {due:?}"))
     }
 
     /// Before a process is really started: no other one may be able to do the same job.
     pub(crate) fn begin_job(rival: Option<WorkerId>) -> Result<(), Violation> {
-        ensure(rival.is_none(), "no job runs twice", || format!("{rival:?} still runs"))
+        ensure(rival.is_none(), Rule::JobOnce, || format!("{rival:?} still runs"))
     }
+}
+
+/// How far a recycling is, if there is one.
+fn recycling_step(books: &Books) -> Option<Step> {
+    let of_recycling = |entry: &&Entry| matches!(entry.reason, Some(StartReason::Recycle(_))) && entry.is_wanted();
+    let leaves = |entry: &Entry| matches!(entry.told, Some(Told { reason: StopReason::Recycle(_), .. }));
+    let old = |new: &Entry| {
+        let mut others = books.present().filter(|other| other.slot == new.slot && other.id != new.id);
+        others.any(|other| other.recycled_at.is_some() && other.serves())
+    };
+    if books.present().any(leaves) {
+        return Some(Step::RecycleLeaves);
+    }
+    let new = books.present().filter(of_recycling).find(|new| old(new))?;
+    Some(if new.ready_at.is_some() { Step::RecycleSettles } else { Step::RecycleBoots })
 }

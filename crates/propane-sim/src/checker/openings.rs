@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use propane_core::{Action, Role};
 
 use super::books::Books;
-use super::{Violation, ensure};
+use super::{Rule, Violation, ensure};
 
 /// The rules about slots.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Openings {
             Action::CloseSlot { slot } => {
                 self.open.remove(slot);
                 let unused = *slot >= wanted && !is_used(books, *slot);
-                ensure(unused, "only unused slots are closed", || format!("{slot} of {wanted}"))
+                ensure(unused, Rule::OnlyUnusedClosed, || format!("{slot} of {wanted}"))
             }
             _ => Ok(()),
         }
@@ -33,7 +33,7 @@ impl Openings {
     /// After a step in which no reload was about to change the count.
     pub(crate) fn finish(&self, books: &Books, wanted: u32) -> Result<(), Violation> {
         let left = self.open.iter().find(|slot| **slot >= wanted && !is_used(books, **slot));
-        ensure(left.is_none(), "unused slots are closed", || format!("{left:?} of {wanted}"))
+        ensure(left.is_none(), Rule::UnusedClosed, || format!("{left:?} of {wanted}"))
     }
 }
 

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use propane_core::{Action, Event, Generation, ReloadFailure, Report, Role, StopReason, Time, TurnAway};
 
-use super::books::{Books, Entry};
-use super::{Context, Violation, ensure};
+use crate::coverage::Step;
 
-const PAIRED: &str = "every reload has one beginning and one end";
-const HANDOVER: &str = "an old worker goes when its successor is ready and settled";
+use super::books::{Books, Entry};
+use super::{Context, Rule, Violation, ensure};
 
 /// A reload under way.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +26,12 @@ struct Reload {
 
 /// The rules about reloads.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Reloads {
     last: Generation,
     requested: bool,
+    /// A HUP whose report has to come in this step.
+    unreported: bool,
     loading: Option<Generation>,
     reload: Option<Reload>,
     /// The last one that was completed.
@@ -46,6 +48,7 @@ impl Reloads {
         Self {
             last: 0,
             requested: false,
+            unreported: false,
             loading: None,
             reload: None,
             completed: 0,
@@ -60,6 +63,29 @@ impl Reloads {
         !self.requested && self.loading.is_none() && self.reload.is_none()
     }
 
+    /// After a step.
+    pub(crate) fn finish(&self) -> Result<(), Violation> {
+        ensure(!self.unreported, Rule::HupReported, || "nobody was told".to_owned())
+    }
+
+    /// How far the reload under way is, if there is one.
+    pub(crate) fn step(&self, books: &Books) -> Option<Step> {
+        if self.loading.is_some() {
+            return Some(Step::Loading);
+        }
+        let reload = self.reload?;
+        let is_new = |entry: &&Entry| entry.role == Role::Http && entry.generation == reload.generation;
+        let (old_leave, has_new) = (books.present().any(is_retired), books.present().any(|entry| is_new(&entry)));
+        let mut booting = books.present().filter(is_new).filter(|entry| entry.is_wanted() && entry.ready_at.is_none());
+        Some(match () {
+            () if old_leave && !reload.overlaps && !has_new => Step::Vacating,
+            () if old_leave => Step::OldLeave,
+            () if booting.next().is_none() => Step::Settling,
+            () if books.ready_in(reload.generation).next().is_none() => Step::CanaryBoots,
+            () => Step::BatchBoots,
+        })
+    }
+
     /// Whether the last reload that was asked for was completed.
     pub(crate) fn last_succeeded(&self) -> bool {
         self.completed == self.last
@@ -67,7 +93,7 @@ impl Reloads {
 
     pub(crate) fn event(&mut self, event: &Event, booted: bool) {
         match event {
-            Event::ReloadRequested if !self.stopping && booted => self.requested = true,
+            Event::ReloadRequested if !self.stopping && booted => (self.requested, self.unreported) = (true, true),
             Event::StopRequested { .. } => self.stop(),
             _ => {}
         }
@@ -88,13 +114,13 @@ impl Reloads {
             Action::LoadConfiguration { generation } => self.load(*generation),
             Action::KeepGenerations { generations } => {
                 let known = generations.is_subset(&self.kept);
-                ensure(known, "only known generations are kept", || format!("{action:?} of {:?}", self.kept))?;
+                ensure(known, Rule::KnownGenerationsKept, || format!("{action:?} of {:?}", self.kept))?;
                 self.kept.clone_from(generations);
                 Ok(())
             }
             Action::Spawn { role, slot, generation, .. } => {
                 let known = self.kept.contains(generation);
-                ensure(known, "workers are started from kept generations", || format!("{action:?}"))?;
+                ensure(known, Rule::StartedFromKept, || format!("{action:?}"))?;
                 self.canary_is_first(books, *role, *slot, *generation)
             }
             Action::Report(report) => self.report(context, books, report),
@@ -104,10 +130,8 @@ impl Reloads {
 
     fn load(&mut self, generation: Generation) -> Result<(), Violation> {
         let free = self.requested && self.loading.is_none() && self.reload.is_none() && !self.stopping;
-        ensure(free, "a HUP makes exactly one reload", || format!("generation {generation}: {self:?}"))?;
-        ensure(generation == self.last + 1, "reloads are numbered without a gap", || {
-            format!("{generation} after {}", self.last)
-        })?;
+        ensure(free, Rule::OneReloadPerHup, || format!("generation {generation}: {self:?}"))?;
+        ensure(generation == self.last + 1, Rule::ReloadsNumbered, || format!("{generation} after {}", self.last))?;
         self.last = generation;
         self.requested = false;
         self.loading = Some(generation);
@@ -117,16 +141,14 @@ impl Reloads {
     fn report(&mut self, context: &Context, books: &Books, report: &Report) -> Result<(), Violation> {
         match report {
             Report::ReloadRequested => {
-                let asked = *context.event == Event::ReloadRequested && self.requested;
-                ensure(asked, "a HUP is reported when it arrives", || format!("{:?}", context.event))
+                let asked = std::mem::take(&mut self.unreported);
+                ensure(asked, Rule::HupReported, || format!("{:?}", context.event))
             }
             Report::ReloadStarted { generation, workers, .. } => self.start(context, *generation, *workers),
             Report::ReloadCompleted { generation, killed, cut, .. } => self.complete(books, *generation, *killed, *cut),
             Report::WorkerConnectionsCut { worker, count } => {
                 let entry = books.get(*worker);
-                let of_reload =
-                    entry.is_some_and(|entry| matches!(entry.leaves_for(), Some(StopReason::ReloadRetire(_))));
-                if let Some(reload) = self.reload.as_mut().filter(|_| of_reload) {
+                if let Some(reload) = self.reload.as_mut().filter(|_| entry.is_some_and(is_retired)) {
                     reload.cut += count;
                 }
                 Ok(())
@@ -136,7 +158,7 @@ impl Reloads {
                 entry.map_or(Ok(()), |entry| self.told(context, books, entry, false, *reason, false))
             }
             Report::ReloadFailed { generation, failure, replaced, of } => {
-                ensure(replaced <= of, PAIRED, || format!("{report:?}"))?;
+                ensure(replaced <= of, Rule::ReloadsPaired, || format!("{report:?}"))?;
                 self.fail(context, *generation, *failure)
             }
             Report::ShutdownRequested { .. } => {
@@ -155,10 +177,15 @@ impl Reloads {
 
     fn start(&mut self, context: &Context, generation: Generation, target: u32) -> Result<(), Violation> {
         let Event::ConfigurationLoaded { policy } = context.event else {
-            return Err(Violation::new(PAIRED, format!("generation {generation} begins with {:?}", context.event)));
+            return Err(Violation::new(
+                Rule::ReloadsPaired,
+                format!("generation {generation} begins with {:?}", context.event),
+            ));
         };
         let expected = self.loading.take() == Some(generation) && self.reload.is_none();
-        ensure(expected && target == policy.http_workers, PAIRED, || format!("generation {generation}: {self:?}"))?;
+        ensure(expected && target == policy.http_workers, Rule::ReloadsPaired, || {
+            format!("generation {generation}: {self:?}")
+        })?;
         self.kept.insert(generation);
         self.reload = Some(Reload {
             generation,
@@ -174,24 +201,29 @@ impl Reloads {
     fn complete(&mut self, books: &Books, generation: Generation, killed: u32, cut: u32) -> Result<(), Violation> {
         let reload = self.reload.take().filter(|reload| reload.generation == generation);
         let Some(reload) = reload else {
-            return Err(Violation::new(PAIRED, format!("generation {generation} is completed, but was not begun")));
+            return Err(Violation::new(
+                Rule::ReloadsPaired,
+                format!("generation {generation} is completed, but was not begun"),
+            ));
         };
-        ensure(reload.killed == killed, "a reload counts whom it killed", || {
+        ensure(reload.killed == killed, Rule::KilledCounted, || {
             format!("{killed} reported, {} killed", reload.killed)
         })?;
-        ensure(reload.cut == cut, "a reload counts what it cut", || format!("{cut} reported, {} cut", reload.cut))?;
+        ensure(reload.cut == cut, Rule::CutCounted, || format!("{cut} reported, {} cut", reload.cut))?;
         self.completed = generation;
         let left = books.present().find(|entry| is_left_behind(entry, generation));
-        ensure(left.is_none(), "a completed reload leaves nobody behind", || format!("{left:?}"))
+        ensure(left.is_none(), Rule::NobodyLeftBehind, || format!("{left:?}"))
     }
 
     fn fail(&mut self, context: &Context, generation: Generation, failure: ReloadFailure) -> Result<(), Violation> {
         if failure == ReloadFailure::Configuration {
             let refused = *context.event == Event::ConfigurationRefused && self.loading.take() == Some(generation);
-            return ensure(refused, PAIRED, || format!("generation {generation} is refused"));
+            return ensure(refused, Rule::ReloadsPaired, || format!("generation {generation} is refused"));
         }
         let reload = self.reload.take().filter(|reload| reload.generation == generation);
-        ensure(reload.is_some(), PAIRED, || format!("generation {generation} has failed, but was not begun"))
+        ensure(reload.is_some(), Rule::ReloadsPaired, || {
+            format!("generation {generation} has failed, but was not begun")
+        })
     }
 
     /// One canary first: nobody else is started from a new generation before somebody of it has been ready.
@@ -200,9 +232,9 @@ impl Reloads {
         let proven = books.ready_in(generation).count();
         let first = books.present().all(|entry| entry.generation != generation);
         let canary = role == Role::Http && slot == 0 && first;
-        ensure(canary || proven > 0, "a new generation begins with one canary", || format!("{role:?} slot {slot}"))?;
+        ensure(canary || proven > 0, Rule::CanaryFirst, || format!("{role:?} slot {slot}"))?;
         let switched = role == Role::Http || (0..reload.target).all(|slot| books.was_ready(generation, slot));
-        ensure(switched, "jobs are replaced after the HTTP workers", || format!("slot {slot}"))
+        ensure(switched, Rule::JobsLast, || format!("slot {slot}"))
     }
 
     fn told(
@@ -217,7 +249,7 @@ impl Reloads {
         let overlaps = self.reload.is_none_or(|reload| reload.overlaps) && context.policy.overlap_allowed;
         let turned_away = entry.told.is_some_and(|told| told.turned_away);
         let needed = overlaps && !self.refused && must_drain(context, entry, reason);
-        ensure(kill || turned_away || !needed, "who leaves for others drains first", || format!("{entry:?}"))?;
+        ensure(kill || turned_away || !needed, Rule::DrainsFirst, || format!("{entry:?}"))?;
         match (reason, &mut self.reload) {
             (StopReason::ReloadRetire(_), Some(reload)) if kill => {
                 reload.killed += u32::from(grace_over);
@@ -225,16 +257,20 @@ impl Reloads {
             }
             (StopReason::ReloadRetire(generation), Some(reload)) if !kill => {
                 let reload = *reload;
-                ensure(reload.generation == generation, PAIRED, || format!("{entry:?}"))?;
+                ensure(reload.generation == generation, Rule::ReloadsPaired, || format!("{entry:?}"))?;
                 handed_over(context, books, entry, reload)
             }
             (StopReason::Recycle(_), _) if !kill && context.policy.overlap_allowed => {
                 let settled = is_settled(context, books, entry.slot, |other| other.id != entry.id);
-                ensure(settled || was_late(context, entry), HANDOVER, || format!("{entry:?}"))
+                ensure(settled || was_late(context, entry), Rule::Handover, || format!("{entry:?}"))
             }
             _ => Ok(()),
         }
     }
+}
+
+fn is_retired(entry: &Entry) -> bool {
+    matches!(entry.leaves_for(), Some(StopReason::ReloadRetire(_)))
 }
 
 /// Whether everything that a worker's retirement needs is there. Where old and new cannot be side by side, nothing is;
@@ -250,7 +286,7 @@ fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) 
         (true, true) => (0..reload.target).all(ready),
         (false, _) => (0..reload.target).all(|slot| books.was_ready(reload.generation, slot)),
     };
-    ensure(held, HANDOVER, || format!("{entry:?} at {}", context.now))
+    ensure(held, Rule::Handover, || format!("{entry:?} at {}", context.now))
 }
 
 /// Whether a worker is one that leaves for others and could lose what waits for it.

@@ -2,7 +2,7 @@
 
 use propane_core::{Action, Event, Report};
 
-use super::{Context, Violation, ensure};
+use super::{Context, Rule, Violation, ensure};
 
 /// The most HTTP workers there can be.
 const MOST: u32 = 1024;
@@ -31,7 +31,7 @@ impl Resizes {
         let step = |count: u32, more: &bool| if *more { count + 1 } else { count.saturating_sub(1).max(1) };
         let expected = self.asked.iter().fold(*from, step).min(most);
         let asked = std::mem::take(&mut self.asked);
-        ensure(!asked.is_empty() && *to == expected, "resizes add up", || format!("{action:?} for {asked:?}"))
+        ensure(!asked.is_empty() && *to == expected, Rule::ResizesAddUp, || format!("{action:?} for {asked:?}"))
     }
 
     /// Whether nothing is left to do. A rollout may be in the way for a while.

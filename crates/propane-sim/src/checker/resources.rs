@@ -7,11 +7,7 @@ use propane_core::{
 };
 
 use super::books::{Books, Entry, Presence};
-use super::{Context, Violation, ensure};
-
-const LOOK: &str = "workers are looked at once an interval";
-const PRESSURE: &str = "descriptor pressure is told when it gets worse";
-const RECYCLED: &str = "workers are recycled when the law says so";
+use super::{Context, Rule, Violation, ensure};
 
 /// How many samples in a row must be over the limit.
 const STRIKES: u32 = 3;
@@ -38,7 +34,7 @@ impl Resources {
         entry.severity = severity;
         let over = policy.max_rss_kib.is_some_and(|max| sample.rss_kib > max);
         entry.rss_strikes = if over { entry.rss_strikes + 1 } else { 0 };
-        let candidate = entry.serves() && !entry.recycled;
+        let candidate = entry.serves() && entry.recycled_at.is_none();
         self.heavy = too_heavy(policy, sample, entry.rss_strikes).filter(|_| candidate).map(|reason| (*worker, reason));
     }
 
@@ -49,11 +45,13 @@ impl Resources {
                 let entry = books.known(*worker)?;
                 let stays = entry.told.is_none() && entry.killed.is_none() && entry.aborted_at.is_none();
                 let fit = entry.role == Role::Http && entry.is_present() && stays;
-                ensure(fit, "only workers that are to stay are looked at", || format!("{entry:?}"))
+                ensure(fit, Rule::StayersLookedAt, || format!("{entry:?}"))
             }
             Action::Report(Report::WorkerFdPressure { worker, severity, .. }) => {
                 let expected = self.pressure.take();
-                ensure(expected == Some((*worker, *severity)), PRESSURE, || format!("{action:?}, not {expected:?}"))
+                ensure(expected == Some((*worker, *severity)), Rule::Pressure, || {
+                    format!("{action:?}, not {expected:?}")
+                })
             }
             Action::Report(Report::WorkerRecycleRequested { worker, reason, .. }) => {
                 let entry = books.known(*worker)?;
@@ -61,8 +59,10 @@ impl Resources {
                     RecycleReason::MaxLifetime => is_old(context, entry),
                     _ => self.heavy.take() == Some((*worker, *reason)),
                 };
-                ensure(due && entry.serves() && !entry.recycled, RECYCLED, || format!("{action:?} of {entry:?}"))?;
-                entry.recycled = true;
+                ensure(due && entry.serves() && entry.recycled_at.is_none(), Rule::Recycled, || {
+                    format!("{action:?} of {entry:?}")
+                })?;
+                entry.recycled_at = Some(context.now);
                 Ok(())
             }
             Action::Report(Report::WorkerReady { worker, .. }) => {
@@ -76,10 +76,10 @@ impl Resources {
     /// After a step: what had to follow has followed. `serving` is false once workers were told to stop.
     pub(crate) fn finish(&mut self, context: &Context, books: &Books, serving: bool) -> Result<(), Violation> {
         let (pressure, heavy) = (self.pressure.take(), self.heavy.take());
-        ensure(pressure.is_none(), PRESSURE, || format!("{pressure:?} is not told"))?;
-        ensure(heavy.is_none(), RECYCLED, || format!("{heavy:?} is not recycled"))?;
+        ensure(pressure.is_none(), Rule::Pressure, || format!("{pressure:?} is not told"))?;
+        ensure(heavy.is_none(), Rule::Recycled, || format!("{heavy:?} is not recycled"))?;
         let forgotten = books.present().find(|entry| context.is_time() && is_too_old(context, entry));
-        ensure(forgotten.is_none(), RECYCLED, || format!("{forgotten:?} at {}", context.now))?;
+        ensure(forgotten.is_none(), Rule::Recycled, || format!("{forgotten:?} at {}", context.now))?;
         self.look_is_in_time(context, books, serving)
     }
 
@@ -89,7 +89,7 @@ impl Resources {
         if !serving || !has_limits(context.policy) {
             self.next_look = None;
             let allowed = !has_looked || !serving;
-            return ensure(allowed, LOOK, || "nothing is to be looked for".to_owned());
+            return ensure(allowed, Rule::Looks, || "nothing is to be looked for".to_owned());
         }
         let due = context.is_time() && self.next_look.is_none_or(|at| at <= context.now);
         if due {
@@ -97,7 +97,7 @@ impl Resources {
         }
         let mut visible = books.present().filter(|entry| entry.role == Role::Http && entry.presence == Presence::Alive);
         let idle = !visible.any(Entry::is_wanted);
-        ensure(has_looked == due || due && idle, LOOK, || {
+        ensure(has_looked == due || due && idle, Rule::Looks, || {
             format!("looked: {has_looked}, due: {due} at {}", context.now)
         })
     }
@@ -143,5 +143,5 @@ fn is_old(context: &Context, entry: &Entry) -> bool {
 
 fn is_too_old(context: &Context, entry: &Entry) -> bool {
     let most = entry.lifetime.map_or(Duration::MAX, |lifetime| lifetime * 11 / 10);
-    entry.serves() && !entry.recycled && entry.ready_at.is_some_and(|at| context.now.since(at) > most)
+    entry.serves() && entry.recycled_at.is_none() && entry.ready_at.is_some_and(|at| context.now.since(at) > most)
 }

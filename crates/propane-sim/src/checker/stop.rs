@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use propane_core::{Action, Event, ExitStatus, Report, RespawnMode, Role, ShutdownCause, StopSignal, Time};
 
-use super::books::Books;
-use super::{Context, Violation, ensure};
+use crate::coverage::Step;
 
-const CODE: &str = "the exit code is the law's";
-const CAUSE: &str = "the manager stops for a reason";
-const BOUND: &str = "a stop ends in time";
+use super::books::Books;
+use super::{Context, Rule, Violation, ensure};
 
 /// The rules about stops.
 #[derive(Debug)]
@@ -54,6 +52,17 @@ impl Stop {
         }
     }
 
+    /// How far the manager is, unless it simply runs.
+    pub(crate) fn step(&self) -> Option<Step> {
+        match () {
+            () if !self.booted => Some(Step::Unbooted),
+            () if self.exited => Some(Step::Exited),
+            () if self.stopping.is_some() => Some(Step::Stopping),
+            () if self.cause.is_some() => Some(Step::Lasting),
+            () => None,
+        }
+    }
+
     pub(crate) fn has_exited(&self) -> bool {
         self.exited
     }
@@ -93,12 +102,14 @@ impl Stop {
     }
 
     pub(crate) fn action(&mut self, context: &Context, books: &Books, action: &Action) -> Result<(), Violation> {
-        ensure(!self.exited, "nothing follows the exit", || format!("{action:?}"))?;
+        ensure(!self.exited, Rule::NothingAfterExit, || format!("{action:?}"))?;
         match action {
             Action::Report(Report::ShutdownRequested { cause, exit_status }) => {
                 self.requested(context, books, *cause, *exit_status)
             }
-            Action::Report(Report::ManagerStopping { cause, exit_code }) => self.stop(context, *cause, *exit_code),
+            Action::Report(Report::ManagerStopping { cause, exit_code }) => {
+                self.stop(context, books, *cause, *exit_code)
+            }
             Action::Report(Report::WorkerReady { .. }) => {
                 self.ever_ready = true;
                 Ok(())
@@ -136,12 +147,13 @@ impl Stop {
             ShutdownCause::Signal(signal) => (*context.event == Event::StopRequested { signal }, None),
             ShutdownCause::OnceWorkerExit => (context.policy.respawn == RespawnMode::Once, Some(status)),
             ShutdownCause::WorkersExhausted => {
-                (context.policy.respawn == RespawnMode::Never && books.present().next().is_none(), Some(status))
+                let exhausted = books.present().next().is_none() && !context.reloading;
+                (context.policy.respawn == RespawnMode::Never && exhausted, Some(status))
             }
             ShutdownCause::BootFailed => (is_hopeless(context.event), Some(1)),
             ShutdownCause::StartLimit => (self.is_over_limit(context), Some(1)),
         };
-        ensure(holds && exit_status == expected, CAUSE, || {
+        ensure(holds && exit_status == expected, Rule::StopHasReason, || {
             format!("{cause:?} {exit_status:?} after {:?}", context.event)
         })?;
         self.cause = self.cause.or(Some(cause));
@@ -171,53 +183,63 @@ impl Stop {
         burst > 0 && !self.ever_ready && self.failed_boots >= burst
     }
 
-    fn stop(&mut self, context: &Context, cause: ShutdownCause, code: u8) -> Result<(), Violation> {
-        ensure(self.stopping.is_none(), "workers are told to stop once", || format!("{cause:?}"))?;
+    fn stop(&mut self, context: &Context, books: &Books, cause: ShutdownCause, code: u8) -> Result<(), Violation> {
+        ensure(self.stopping.is_none(), Rule::ToldToStopOnce, || format!("{cause:?}"))?;
         let by_operator = matches!(cause, ShutdownCause::Signal(_));
         let known = self.cause.is_some_and(|first| by_operator || first == cause);
-        ensure(known, CAUSE, || format!("{cause:?}, but first {:?}", self.cause))?;
+        ensure(known, Rule::StopHasReason, || format!("{cause:?}, but first {:?}", self.cause))?;
         let expected = match cause {
             ShutdownCause::Signal(_) => 0,
             ShutdownCause::BootFailed | ShutdownCause::StartLimit => 1,
             ShutdownCause::OnceWorkerExit | ShutdownCause::WorkersExhausted => self.last_status.exit_code(),
         };
-        ensure(code == expected, CODE, || format!("{code} for {cause:?}, not {expected}"))?;
-        let early = self.drain_until.is_some_and(|until| context.now < until) && !self.hurry;
-        let pointless = context.policy.respawn != RespawnMode::Always || !matches!(context.event, Event::TimePassed);
-        ensure(!early || pointless, "the shutdown drain lasts", || {
-            format!("{} of {:?}", context.now, self.drain_until)
-        })?;
+        ensure(code == expected, Rule::ExitCode, || format!("{code} for {cause:?}, not {expected}"))?;
+        let drain = if by_operator { context.policy.shutdown_drain } else { Duration::ZERO };
+        let until = self.drain_until.unwrap_or(context.now + drain);
+        let early = context.now < until && !self.hurry;
+        // Where nobody is left and nobody comes back there is nothing to wait with.
+        let pointless = match context.event {
+            Event::StopRequested { .. } => {
+                !self.booted || context.policy.respawn == RespawnMode::Never && books.present().next().is_none()
+            }
+            Event::TimePassed => context.policy.respawn != RespawnMode::Always,
+            _ => true,
+        };
+        ensure(!early || pointless, Rule::ShutdownDrainLasts, || format!("{} of {until}", context.now))?;
         self.stopping = Some((cause, code));
         Ok(())
     }
 
     fn exit(&mut self, books: &Books, code: u8, cause: ShutdownCause) -> Result<(), Violation> {
-        ensure(self.stopping == Some((cause, code)), CODE, || format!("{code} {cause:?}, not {:?}", self.stopping))?;
+        ensure(self.stopping == Some((cause, code)), Rule::ExitCode, || {
+            format!("{code} {cause:?}, not {:?}", self.stopping)
+        })?;
         let left = books.present().next();
-        ensure(left.is_none(), "nobody is left at the exit", || format!("{left:?}"))?;
+        ensure(left.is_none(), Rule::NobodyLeft, || format!("{left:?}"))?;
         self.exited = true;
         Ok(())
     }
 
     /// After a step: what has to happen has happened.
-    pub(crate) fn finish(&mut self, context: &Context, books: &Books, reloading: bool) -> Result<(), Violation> {
+    pub(crate) fn finish(&mut self, context: &Context, books: &Books) -> Result<(), Violation> {
         if self.exited {
             return Ok(());
         }
         self.begin(context);
         let late = self.over_by.is_some_and(|by| context.now > by);
-        ensure(!late, BOUND, || format!("{} is after {:?}", context.now, self.over_by))?;
+        ensure(!late, Rule::StopInTime, || format!("{} is after {:?}", context.now, self.over_by))?;
         let waits = self.drain_until.is_some_and(|until| context.now >= until) && self.stopping.is_none();
-        ensure(!waits, BOUND, || format!("the drain is over since {:?}", self.drain_until))?;
+        ensure(!waits, Rule::StopInTime, || format!("the drain is over since {:?}", self.drain_until))?;
         let gone = self.stopping.is_some() && books.present().next().is_none();
-        ensure(!gone, "the manager exits when nobody is left", || format!("{}", context.now))?;
-        if self.is_running() { self.must_not_run_on(context, books, reloading) } else { Ok(()) }
+        ensure(!gone, Rule::Exits, || format!("{}", context.now))?;
+        if self.is_running() { self.must_not_run_on(context, books) } else { Ok(()) }
     }
 
     /// The reasons of the manager's own are not overlooked.
-    fn must_not_run_on(&mut self, context: &Context, books: &Books, reloading: bool) -> Result<(), Violation> {
+    fn must_not_run_on(&mut self, context: &Context, books: &Books) -> Result<(), Violation> {
         let failed = std::mem::take(&mut self.has_reached);
-        let exhausted = context.policy.respawn == RespawnMode::Never && books.present().next().is_none() && !reloading;
+        let exhausted =
+            context.policy.respawn == RespawnMode::Never && books.present().next().is_none() && !context.reloading;
         let once = context.policy.respawn == RespawnMode::Once && has_ended_by_itself(context.event, books);
         let why = [
             (exhausted, "nobody is left"),
@@ -225,7 +247,7 @@ impl Stop {
             (failed && self.is_over_limit(context), "no boot works"),
         ];
         let found = why.iter().find(|(holds, _)| *holds);
-        ensure(found.is_none(), "the manager stops when it has to", || format!("{found:?}"))
+        ensure(found.is_none(), Rule::StopsWhenItHasTo, || format!("{found:?}"))
     }
 }
 

@@ -53,6 +53,15 @@ impl Agenda {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// Nothing but the operator's deeds happens before this time, and what should have happens then.
+    pub(crate) fn postpone(&mut self, until: Time) {
+        let later = |Reverse((at, index)): Reverse<(Time, usize)>| match self.happenings[index] {
+            Some(Happening::Deed(_)) => Reverse((at, index)),
+            _ => Reverse((at.max(until), index)),
+        };
+        self.queue = std::mem::take(&mut self.queue).into_iter().map(later).collect();
+    }
+
     pub(crate) fn take(&mut self) -> Option<(Time, Happening)> {
         let Reverse((at, index)) = self.queue.pop()?;
         self.happenings[index].take().map(|happening| (at, happening))

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use propane_core::{Action, Event, ExitStatus, Policy, Proof, Signal, StopSignal, Supervisor, Time, WorkerId};
 
-use crate::checker::{Checker, Violation};
+use crate::checker::{Checker, Rule, Violation, ensure};
+use crate::coverage::{Fault, Mark, Sent, Step, see, strike};
 use crate::fate;
 use crate::plan::{Deed, LAG_MS_MAX, Plan, SAMPLE};
 use crate::recorder::Recorder;
@@ -74,9 +75,15 @@ struct World<'a> {
     generations: u32,
     /// What the operator does right after which step.
     ambushes: Peekable<Copied<slice::Iter<'a, (u32, Deed)>>>,
+    /// What the operator does as soon as the manager does something.
+    lurking: Vec<(Step, Deed)>,
+    /// When the operator sent the last signal.
+    sent_at: Option<Time>,
     now: Time,
     /// The driver does nothing before this time.
     awake_at: Time,
+    /// When the last pause of everybody was over.
+    thawed_at: Time,
     /// Nothing goes wrong any more.
     calm: bool,
     steps: u32,
@@ -96,8 +103,11 @@ impl<'a> World<'a> {
             heartbeats: BTreeMap::from([(0, plan.policy.heartbeat_timeout)]),
             generations: 0,
             ambushes: plan.ambushes.iter().copied().peekable(),
+            lurking: plan.lurking.clone(),
+            sent_at: None,
             now: Time::default(),
             awake_at: Time::default(),
+            thawed_at: Time::default(),
             calm: false,
             steps: 0,
             recorder: Recorder::new(record, plan),
@@ -110,9 +120,7 @@ impl<'a> World<'a> {
         for (at, deed) in &self.plan.script {
             self.agenda.add(*at, Happening::Deed(*deed));
         }
-        if let Some(signal) = self.plan.early_stop {
-            self.feed(&Event::StopRequested { signal })?;
-        }
+        self.plan.early.map_or(Ok(()), |deed| self.act(deed))?;
         self.feed(&Event::BootRequested)?;
         self.run_until(self.plan.calm_at)?;
         self.calm_down();
@@ -135,16 +143,18 @@ impl<'a> World<'a> {
 
     fn calm_down(&mut self) {
         self.calm = true;
+        self.checker.calm_down(self.now);
         self.processes.iter_mut().for_each(|process| process.spared = true);
     }
 
     /// Once nothing goes wrong any more, the wanted workers have to be there and no reload may be left, within a bound.
     fn settle(&mut self) -> Result<(), Violation> {
         let end = self.now.max(self.awake_at) + self.settling_bound();
+        see(Mark::Rule(Rule::Liveness));
         while !self.checker.has_exited() && !self.checker.is_settled() {
             if !self.step(end)? {
                 let status = self.supervisor.status();
-                return Err(Violation::new("what is wanted comes about when faults stop", format!("{status:#?}")));
+                return Err(Violation::new(Rule::Liveness, format!("{status:#?}")));
             }
         }
         Ok(())
@@ -188,7 +198,7 @@ impl<'a> World<'a> {
         while !self.checker.has_exited() {
             if !self.step(Time::from_micros(u64::MAX))? {
                 let status = self.supervisor.status();
-                return Err(Violation::new("a stop ends in time", format!("nothing is left to wait for: {status:#?}")));
+                return Err(Violation::new(Rule::StopInTime, format!("nothing is left to wait for: {status:#?}")));
             }
         }
         Ok(())
@@ -199,8 +209,11 @@ impl<'a> World<'a> {
         let signals = [
             Event::ReloadRequested,
             Event::ScaleUpRequested,
+            Event::ScaleDownRequested,
             Event::LogReopenRequested,
             Event::StopRequested { signal: StopSignal::Term },
+            Event::StopRequested { signal: StopSignal::Int },
+            Event::StopRequested { signal: StopSignal::Quit },
             Event::Exited { worker: WorkerId(0), status: ExitStatus::Code(0), group_alive: true },
             Event::TimePassed,
         ];
@@ -210,7 +223,18 @@ impl<'a> World<'a> {
     /// What the operator does right after the last step.
     fn ambush(&mut self) -> Option<Deed> {
         let (steps, calm) = (self.steps, self.calm);
-        self.ambushes.next_if(|(step, _)| *step <= steps && !calm).map(|(_, deed)| deed)
+        self.ambushes.next_if(|(step, _)| *step <= steps && !calm).map(|(_, deed)| deed).or_else(|| self.lurk())
+    }
+
+    /// What the operator has waited for until now. In a calm world only a stop is worth waiting for.
+    fn lurk(&mut self) -> Option<Deed> {
+        if self.lurking.is_empty() {
+            return None;
+        }
+        let step = self.checker.step();
+        let is_fair = !self.calm || matches!(step, Step::Lasting | Step::Stopping);
+        let place = self.lurking.iter().position(|(awaited, _)| *awaited == step && is_fair)?;
+        Some(self.lurking.remove(place).1)
     }
 
     /// The next thing that happens before `end`, if there is one.
@@ -228,6 +252,12 @@ impl<'a> World<'a> {
         };
         let Some(at) = (if timer { due } else { next }).filter(|at| *at < end) else { return Ok(false) };
         self.now = at;
+        if due == next {
+            strike(if timer { Fault::TimersFirst } else { Fault::EventsFirst });
+        }
+        if timer && !self.plan.lag.is_zero() {
+            strike(Fault::Lag);
+        }
         if timer {
             self.feed(&Event::TimePassed)?;
         } else if inbox.is_some_and(|inbox| inbox <= at) {
@@ -241,8 +271,9 @@ impl<'a> World<'a> {
     /// The driver's contract: one event, then all actions, and only then anything else.
     fn feed(&mut self, event: &Event) -> Result<(), Violation> {
         self.steps += 1;
-        if self.steps > STEPS_MAX {
-            return Err(Violation::new("a schedule has an end", format!("{STEPS_MAX} steps at {}", self.now)));
+        ensure(self.steps <= STEPS_MAX, Rule::ScheduleEnds, || format!("{STEPS_MAX} steps at {}", self.now))?;
+        if let Some(sent) = Sent::of(event) {
+            see(Mark::Signal(sent, self.checker.step()));
         }
         self.recorder.event(self.now, event);
         self.checker.begin(self.now, event);
@@ -276,16 +307,23 @@ impl<'a> World<'a> {
 
     fn happen_to_driver(&mut self, happening: Happening) -> Result<(), Violation> {
         match happening {
-            Happening::Delivery(event) => self.feed(&event),
+            Happening::Delivery(event) => {
+                if let Event::HeartbeatReceived { worker } = event {
+                    self.heard(worker);
+                }
+                self.feed(&event)
+            }
             Happening::Obituary(worker) => self.bury(worker),
             other => self.happen(other), // nothing else waits for the driver
         }
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
+        let now = self.now;
         match happening {
             Happening::Birth(worker) => self.bear(worker),
             Happening::Readiness(worker) if self.process(worker).is_alive() => {
+                self.process(worker).is_ready = true;
                 self.deliver(Event::BecameReady { worker, proof: Proof::Notified })
             }
             Happening::Beat(worker, count) if self.process(worker).is_alive() => self.beat(worker, count),
@@ -295,6 +333,7 @@ impl<'a> World<'a> {
             Happening::Readiness(_) | Happening::Beat(..) | Happening::Drain(_) => Ok(()),
             Happening::Doom(worker, status) => {
                 if !self.process(worker).spared {
+                    self.process(worker).strike_down(now);
                     self.die(worker, status);
                 }
                 Ok(())
@@ -320,21 +359,43 @@ impl<'a> World<'a> {
         } else {
             self.plan.configuration(generation, &self.configured)
         };
-        let Some(policy) = policy else { return self.deliver(Event::ConfigurationRefused) };
+        let Some(policy) = policy else {
+            strike(Fault::ConfigurationRefused);
+            return self.deliver(Event::ConfigurationRefused);
+        };
+        if policy != self.configured {
+            strike(Fault::ConfigurationChanged);
+        }
+        if self.plan.is_sick(generation) && !self.calm {
+            strike(Fault::SickGeneration);
+        }
         self.heartbeats.insert(generation, policy.heartbeat_timeout);
         self.configured = policy.clone();
         self.deliver(Event::ConfigurationLoaded { policy: Box::new(policy) })
     }
 
     fn act(&mut self, deed: Deed) -> Result<(), Violation> {
+        let is_signal = !matches!(deed, Deed::Refusal | Deed::Nap(_) | Deed::Freeze(_));
+        if is_signal && self.sent_at.replace(self.now) == Some(self.now) {
+            strike(Fault::Storm);
+        }
         match deed {
             Deed::Hup => self.deliver(Event::ReloadRequested),
             Deed::Ttin => self.deliver(Event::ScaleUpRequested),
             Deed::Ttou => self.deliver(Event::ScaleDownRequested),
-            Deed::Refusal => self.deliver(Event::TurningAwayRefused),
+            Deed::Refusal => {
+                strike(Fault::TurningAwayRefused);
+                self.deliver(Event::TurningAwayRefused)
+            }
             Deed::Usr1 => self.deliver(Event::LogReopenRequested),
             Deed::Stop(signal) => self.deliver(Event::StopRequested { signal }),
+            Deed::Freeze(time) => {
+                strike(Fault::Freeze);
+                self.freeze(time);
+                Ok(())
+            }
             Deed::Nap(time) => {
+                strike(Fault::Nap);
                 self.awake_at = self.awake_at.max(self.now + time);
                 self.checker.allow(time);
                 Ok(())
@@ -342,16 +403,34 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Nobody runs. Clocks go on, so what the workers were about to do meanwhile they do at the end.
+    fn freeze(&mut self, time: Duration) {
+        self.thawed_at = self.now + time;
+        self.awake_at = self.awake_at.max(self.thawed_at);
+        self.agenda.postpone(self.thawed_at);
+        self.checker.allow(time);
+    }
+
+    /// Whatever was started has ended, and the driver knows.
+    fn all_are_reaped(&self) -> Result<(), Violation> {
+        let left = self.processes.iter().find(|process| !process.is_over());
+        ensure(left.is_none(), Rule::EverySpawnReaped, || format!("{left:?}"))
+    }
+
     fn perform(&mut self, action: &Action) -> Result<(), Violation> {
         match action {
             Action::Spawn { worker, role, slot, generation } => self.spawn(*worker, *role, *slot, *generation),
-            Action::Signal { worker, signal } => {
-                self.is_deserved(*worker, *signal)?;
-                match signal {
-                    Signal::Term => self.term(*worker),
-                    Signal::Abort => self.abort(*worker),
-                    Signal::Kill => self.kill(*worker),
-                }
+            Action::Signal { worker, signal: Signal::Abort } => {
+                self.is_deserved(*worker)?;
+                self.abort(*worker);
+                Ok(())
+            }
+            Action::Signal { worker, signal: Signal::Term } => {
+                self.term(*worker);
+                Ok(())
+            }
+            Action::Signal { worker, signal: Signal::Kill } => {
+                self.kill(*worker);
                 Ok(())
             }
             Action::TurnAway { worker } => {
@@ -372,11 +451,8 @@ impl<'a> World<'a> {
                 self.look_at(*worker);
                 Ok(())
             }
-            Action::CloseSlot { .. }
-            | Action::KeepGenerations { .. }
-            | Action::ReopenLog
-            | Action::Report(_)
-            | Action::Exit { .. } => Ok(()),
+            Action::CloseSlot { .. } | Action::KeepGenerations { .. } | Action::ReopenLog | Action::Report(_) => Ok(()),
+            Action::Exit { .. } => self.all_are_reaped(),
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use propane_core::{Event, ExitStatus, Proof, Role, Sample, Signal, SpawnError, Worker, WorkerId};
+use propane_core::{Event, ExitStatus, Proof, Role, Sample, SpawnError, Worker, WorkerId};
 
-use crate::checker::{Checker, Violation, ensure};
+use crate::checker::{Checker, PUNCTUAL, Rule, Violation, ensure};
+use crate::coverage::{Fault, strike};
 use crate::fate::{Appetite, Birth, Drain, Fate, Members, OnTerm};
 use crate::plan::SAMPLE;
 use crate::rng::Rng;
@@ -12,6 +13,12 @@ use crate::rng::Rng;
 use super::World;
 use super::agenda::Happening;
 use super::process::{Leader, Process};
+
+/// A start that takes this long is late: others come between.
+const SLOW_SPAWN: Duration = Duration::from_millis(10);
+
+/// A report of an exit that takes this long is late.
+const LATE_REPORT: Duration = Duration::from_millis(5);
 
 impl World<'_> {
     pub(super) fn process(&mut self, worker: WorkerId) -> &mut Process {
@@ -23,19 +30,29 @@ impl World<'_> {
     pub(super) fn bear(&mut self, worker: WorkerId) -> Result<(), Violation> {
         let now = self.now;
         let process = self.process(worker);
+        if process.fate.birth_delay >= SLOW_SPAWN {
+            strike(Fault::SpawnSlow);
+        }
         if let Birth::Fails { permanent } = process.fate.birth {
             process.leader = Leader::Unborn;
-            let message = if permanent { "no such file" } else { "cannot allocate memory" }.to_owned();
+            let (fault, message) = match (permanent, worker.0 % 2) {
+                (true, _) => (Fault::SpawnForGood, "no such file"),
+                (false, 0) => (Fault::SpawnAgain, "resource temporarily unavailable"),
+                (false, _) => (Fault::SpawnNoMemory, "cannot allocate memory"),
+            };
+            strike(fault);
+            let message = message.to_owned();
             return self.deliver(Event::SpawnFailed { worker, error: SpawnError { permanent, message } });
         }
         let is_doomed = self.supervisor.worker(worker).is_some_and(Worker::is_doomed);
         // A driver may have begun before it could know.
         if is_doomed && Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 49).chance(50) {
+            strike(Fault::SpawnAbandoned);
             self.process(worker).leader = Leader::Unborn;
             return self.deliver(Event::SpawnAbandoned { worker });
         }
         let process = self.process(worker);
-        process.leader = Leader::Alive;
+        process.be_born(now);
         let (role, fate, generation) = (process.role, process.fate.clone(), process.generation);
         if let Some((after, status)) = fate.dies {
             self.agenda.add(now + after, Happening::Doom(worker, status));
@@ -43,8 +60,11 @@ impl World<'_> {
         if let Some(after) = fate.ready_after.filter(|_| role == Role::Http) {
             self.agenda.add(now + after, Happening::Readiness(worker));
         }
-        if fate.beat.is_some() && self.heartbeats.get(&generation).copied().flatten().is_some() {
-            self.agenda.add(now + Duration::from_millis(10), Happening::Beat(worker, 0));
+        let watched = self.heartbeats.get(&generation).copied().flatten().is_some();
+        match fate.beat {
+            Some(_) if watched => self.agenda.add(now + Duration::from_millis(10), Happening::Beat(worker, 0)),
+            None if watched && role == Role::Http => strike(Fault::NeverBeats),
+            _ => {}
         }
         self.deliver(Event::Spawned { worker })
     }
@@ -53,14 +73,25 @@ impl World<'_> {
         let process = self.process(worker);
         let (generation, beat) = (process.generation, process.fate.beat);
         let silent = beat.and_then(|beat| beat.count).is_some_and(|last| count >= last);
+        self.process(worker).beat_due = None;
         if silent {
+            strike(Fault::Silence);
             return Ok(());
         }
         self.process(worker).beat_at = Some(self.now);
         if let Some(timeout) = self.heartbeats.get(&generation).copied().flatten() {
-            self.agenda.add(self.now + timeout / 2, Happening::Beat(worker, count + 1));
+            let due = self.now + timeout / 2;
+            self.agenda.add(due, Happening::Beat(worker, count + 1));
+            let goes_on = beat.and_then(|beat| beat.count).is_none_or(|last| count + 1 < last);
+            self.process(worker).beat_due = goes_on.then_some(due);
         }
         self.deliver(Event::HeartbeatReceived { worker })
+    }
+
+    /// The driver hears a heartbeat. A stray one may name anybody.
+    pub(super) fn heard(&mut self, worker: WorkerId) {
+        let now = self.now;
+        self.process(worker).heard_at = Some(now);
     }
 
     pub(super) fn die(&mut self, worker: WorkerId, status: ExitStatus) {
@@ -70,8 +101,16 @@ impl World<'_> {
             return;
         }
         process.leader = Leader::Dead;
+        process.died_at = now;
+        let after_term = process.is_told && status == ExitStatus::Signal(11);
         process.status = status;
         let (report_delay, members) = (process.fate.report_delay, process.fate.members);
+        if after_term {
+            strike(Fault::DiesAfterTerm);
+        }
+        if report_delay >= LATE_REPORT {
+            strike(Fault::LateReport);
+        }
         self.agenda.add(now + report_delay, Happening::Obituary(worker));
         if let Members::Leave(after) = members {
             self.agenda.add(now + after, Happening::LastMember(worker));
@@ -81,6 +120,16 @@ impl World<'_> {
     pub(super) fn bury(&mut self, worker: WorkerId) -> Result<(), Violation> {
         let process = self.process(worker);
         process.leader = Leader::Reaped;
+        let (died_at, outlived) = (process.died_at, process.has_members.then_some(process.fate.members));
+        match outlived {
+            Some(Members::Stay) => strike(Fault::GroupStays),
+            Some(_) => strike(Fault::GroupOutlives),
+            None => {}
+        }
+        if self.processes.iter().any(|other| other.leader == Leader::Dead && other.died_at < died_at) {
+            strike(Fault::OutOfOrder);
+        }
+        let process = self.process(worker);
         let event = Event::Exited { worker, status: process.status, group_alive: process.has_members };
         self.feed(&event)?;
         self.stray(worker);
@@ -91,6 +140,7 @@ impl World<'_> {
     pub(super) fn stray(&mut self, worker: WorkerId) {
         let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 50);
         if rng.chance(self.plan.mix.stray_events) {
+            strike(Fault::StrayEvent);
             let event = match rng.below(4) {
                 0 => Event::BecameReady { worker, proof: Proof::Listening },
                 1 => Event::HeartbeatReceived { worker },
@@ -131,12 +181,13 @@ impl World<'_> {
     pub(super) fn turn_away(&mut self, worker: WorkerId) {
         let now = self.now;
         let process = self.process(worker);
+        process.drains = true;
         // A calm world has no faults, also none that were drawn before.
         let drain = if process.spared { Drain::Ends(Duration::from_millis(1)) } else { process.fate.drain };
         match drain {
             Drain::Ends(after) => self.agenda.add(now + after, Happening::Drain(worker)),
             Drain::Dies(after) => self.agenda.add(now + after, Happening::Doom(worker, ExitStatus::Signal(11))),
-            Drain::Never => {}
+            Drain::Never => strike(Fault::NeverDrains),
         }
     }
 
@@ -144,6 +195,9 @@ impl World<'_> {
         let process = self.process(worker);
         let (alive, count) = (process.is_alive(), process.fate.connections);
         if alive {
+            if count > 0 {
+                strike(Fault::ConnectionsCut);
+            }
             self.agenda.add(self.now, Happening::Delivery(Event::ConnectionsCut { worker, count }));
         }
     }
@@ -152,10 +206,11 @@ impl World<'_> {
         let now = self.now;
         let process = self.process(worker);
         let (alive, role) = (process.is_alive(), process.role);
-        if let OnTerm::Leaves { after, status } = process.fate.on_term
-            && alive
-        {
-            self.agenda.add(now + after, Happening::Death(worker, status));
+        process.is_told |= alive;
+        match process.fate.on_term {
+            OnTerm::Leaves { after, status } if alive => self.agenda.add(now + after, Happening::Death(worker, status)),
+            OnTerm::Ignores if alive => strike(Fault::IgnoresTerm),
+            _ => {}
         }
         let process = self.process(worker);
         if let Members::Leave(after) = process.fate.members
@@ -165,21 +220,26 @@ impl World<'_> {
         }
     }
 
-    /// Nobody dumps core for a silence that was only the driver's, who has not passed on yet what was said in time.
-    pub(super) fn is_deserved(&mut self, worker: WorkerId, signal: Signal) -> Result<(), Violation> {
-        let (now, generation) = (self.now, self.process(worker).generation);
+    /// Nobody dumps core for a silence that was only the driver's, who has not passed on yet what was said in time, or for
+    /// one in which the worker could not run.
+    pub(super) fn is_deserved(&mut self, worker: WorkerId) -> Result<(), Violation> {
+        let (now, generation, thawed_at) = (self.now, self.process(worker).generation, self.thawed_at);
         let timeout = self.heartbeats.get(&generation).copied().flatten().unwrap_or_default();
-        let beat_at = self.process(worker).beat_at;
-        let silent = beat_at.is_some_and(|at| at + timeout <= now);
-        ensure(signal != Signal::Abort || silent, "nobody is aborted who has not been silent", || {
-            format!("{worker:?} at {now}, last heard at {beat_at:?}")
-        })
+        let process = self.process(worker);
+        let (beat_at, heard_at) = (process.beat_at, process.heard_at);
+        let held_up = process.is_alive() && process.beat_due.is_some_and(|due| due <= now);
+        let silent = beat_at.is_some_and(|at| at + timeout <= now) && !held_up;
+        // A pause that ends just after the deadline cannot be told from none.
+        let excused = heard_at.is_some_and(|at| at < thawed_at && now.since(at + timeout) <= PUNCTUAL);
+        ensure(silent || excused, Rule::AbortDeserved, || format!("{worker:?} at {now}, last heard at {beat_at:?}"))
     }
 
     pub(super) fn abort(&mut self, worker: WorkerId) {
         let now = self.now;
         if self.process(worker).fate.heeds_abort {
             self.agenda.add(now + Duration::from_millis(150), Happening::Death(worker, ExitStatus::Signal(6)));
+        } else {
+            strike(Fault::IgnoresAbort);
         }
     }
 
@@ -203,9 +263,10 @@ impl World<'_> {
         let fd_limit = process.fate.fd_limit;
         let mut rng = Rng::of(self.plan.seed, SAMPLE, worker.0 << 12 | count);
         if rng.chance(self.plan.mix.sample_lost) {
-            return;
+            return strike(Fault::SampleLost);
         }
         let sample = sample(&mut rng, appetite, count, fd_limit);
+        self.process(worker).show(&sample);
         self.agenda.add(self.now + Duration::from_millis(1), Happening::Delivery(Event::Sampled { worker, sample }));
     }
 }
@@ -215,7 +276,7 @@ fn sample(rng: &mut Rng, appetite: Appetite, count: u64, fd_limit: u64) -> Sampl
     let (fds, rss_kib) = match appetite {
         Appetite::Modest => (rng.below(500), rng.below(900)),
         Appetite::Leaks => (300 + 200 * count, 300 + 200 * count + rng.below(300)),
-        // Memory is over its limit in two of three looks: three in a row are common, and so are two and a pause.
+        // Memory is over its limit in four of six looks: three in a row are common, and so are two and a pause.
         Appetite::Swings => {
             (rng.pick(&[100, 300, 550, 700, 850, 920, 960]), rng.pick(&[500, 1_000, 1_001, 1_200, 1_300, 2_000]))
         }

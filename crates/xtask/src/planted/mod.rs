@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use propane_sim::Rule;
 
 use mistake::Mistake;
 
@@ -20,11 +22,27 @@ use mistake::Mistake;
 /// hidden as any of these does not pass it.
 const SCHEDULES: u64 = 20_000;
 
+/// How many schedules of each mistake are looked through for all the rules that it breaks.
+const RULE_SCHEDULES: &str = "2000";
+
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "\
+Usage: cargo xtask planted [--rules] [NAME]...
+
+  --rules  tell as well which rules of the simulator none of the mistakes breaks
+
+Exit code 1 when the simulator does not catch one of the mistakes that are named, or of all.
+";
 
 /// Runs the task.
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
-    match check(&words.collect::<Vec<_>>()) {
+    let (flags, names): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with('-'));
+    if flags.iter().any(|flag| flag != "--rules") {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    }
+    match check(&names, !flags.is_empty()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -36,7 +54,7 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
 
 /// Plants all mistakes, and tells of each, or of those that are named, by which rule and after how many schedules it was
 /// caught. Returns whether all were.
-fn check(names: &[String]) -> Outcome<bool> {
+fn check(names: &[String], tells_rules: bool) -> Outcome<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mistakes = mistake::read_all(&root.join("crates/propane-sim/planted"))?;
     let known = |name: &&String| mistakes.iter().any(|mistake| mistake.name == **name);
@@ -51,6 +69,9 @@ fn check(names: &[String]) -> Outcome<bool> {
     let chosen: VecDeque<_> = (1..).zip(&mistakes).filter(|(_, mistake)| wanted(mistake)).collect();
     let (count, caught) = (chosen.len(), catch_all(&program, chosen)?);
     println!("{caught} of {count} caught");
+    if tells_rules {
+        tell_unbroken_rules(&program, mistakes.len())?;
+    }
     Ok(caught == count && count > 0)
 }
 
@@ -75,12 +96,25 @@ fn catch_all(program: &Path, mistakes: VecDeque<(usize, &Mistake)>) -> Outcome<u
     })
 }
 
+/// A rule that no mistake breaks may be one that cannot be broken.
+fn tell_unbroken_rules(program: &Path, count: usize) -> Outcome<()> {
+    let mut rules: Vec<_> = Rule::ALL.iter().map(ToString::to_string).collect();
+    for number in 1..=count {
+        let output = run_program(program, number, &[RULE_SCHEDULES, "--all"])?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        rules.retain(|rule| !said.lines().any(|line| line.split_once('\t').is_some_and(|(_, broken)| broken == rule)));
+    }
+    println!("\nbroken by none of the mistakes: {rules:#?}");
+    Ok(())
+}
+
+fn run_program(program: &Path, number: usize, words: &[&str]) -> io::Result<Output> {
+    Command::new(program).args(words).env("PROPANE_PLANTED", number.to_string()).output()
+}
+
 /// What the simulator finds with a mistake switched on: the seed, which is the number of schedules as well, and the rule.
 fn first_failure(program: &Path, number: Option<usize>) -> Outcome<Option<String>> {
-    let output = Command::new(program)
-        .arg(SCHEDULES.to_string())
-        .env("PROPANE_PLANTED", number.unwrap_or(0).to_string())
-        .output()?;
+    let output = run_program(program, number.unwrap_or(0), &[&SCHEDULES.to_string()])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     match said.trim_end().split_once('\t') {
         Some((seed, rule)) => Ok(Some(format!("{seed:>6}  {rule}"))),
