@@ -1,7 +1,8 @@
 //! The worker that `cargo xtask bench` runs under every supervisor: as little as a worker can be.
 //!
-//! - `serve HOST PORT` binds with `SO_REUSEPORT` and answers each request with its pid, one after the other. TERM ends it
-//!   at once, as it ends most small servers.
+//! - `serve HOST PORT` binds with `SO_REUSEPORT` and answers each request with its pid, one after the other. On TERM it
+//!   finishes the request that it is at, closes its socket and ends.
+//! - `serve-stdin` does the same on a socket that it inherits as its standard input.
 //! - `wait FIFO` says that it runs, with a byte into the FIFO and `READY=1` where there is a `NOTIFY_SOCKET`, and waits.
 //! - `crash FIFO` says so too, and fails.
 
@@ -9,12 +10,15 @@ use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
 /// As propane's default.
@@ -25,13 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["serve", host, port] => serve(SocketAddr::new(host.parse()?, port.parse()?))?,
+        ["serve", host, port] => serve(&listen(SocketAddr::new(host.parse()?, port.parse()?))?)?,
+        ["serve-stdin"] => serve(&TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?))?,
         ["wait", fifo] => wait(fifo)?,
         ["crash", fifo] => {
             announce(fifo)?;
             return Ok(ExitCode::FAILURE);
         }
-        _ => return Err("usage: bench_worker serve HOST PORT | wait FIFO | crash FIFO".into()),
+        _ => return Err("usage: bench_worker serve HOST PORT | serve-stdin | wait FIFO | crash FIFO".into()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -51,15 +56,25 @@ fn wait(fifo: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn serve(address: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let listener = listen(address)?;
+fn serve(listener: &TcpListener) -> Result<(), Box<dyn Error>> {
+    // A byte in a pipe is not overlooked, whenever the signal comes.
+    let (stop, signalled) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, signalled)?;
+    // Siblings may have taken the connection that a shared socket has told of.
+    listener.set_nonblocking(true)?;
     let body = format!("{}\n", std::process::id());
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
     loop {
+        let mut ready = [listener.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) if ready[1].any() == Some(true) => return Ok(()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         match listener.accept() {
             // A client that has gone away is no trouble of the worker's.
             Ok((client, _)) => drop(reply(client, &answer)),
-            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::WouldBlock) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,6 +1,7 @@
 //! How the peers are started and reloaded: configuration files and commands.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,17 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::manager::Outcome;
+
+/// Takes away what would configure propane and its original from outside.
+pub(super) fn without_settings(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    let are_settings = |name: &OsString| {
+        ["ARLEN_", "MOJOOBJC_"].iter().any(|head| name.as_encoded_bytes().starts_with(head.as_bytes()))
+    };
+    for name in names.filter(are_settings) {
+        command.env_remove(name);
+    }
+}
 
 /// Everything that is run, by name.
 #[derive(Debug)]
@@ -78,6 +90,11 @@ impl Scene<'_> {
         Ok(path)
     }
 
+    fn program(&self, name: &str, text: &str) -> Outcome<()> {
+        let path = self.write(name, text)?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+    }
+
     fn app(&self, name: &str) -> PathBuf {
         self.tools.apps.join(name)
     }
@@ -90,6 +107,16 @@ impl Scene<'_> {
 pub(super) fn plain_worker(scene: &Scene, mode: &[&str]) -> Vec<String> {
     let program = scene.tools.worker.display().to_string();
     std::iter::once(program).chain(mode.iter().map(|&word| word.to_owned())).collect()
+}
+
+/// The plain worker that binds for itself …
+fn binding_worker(scene: &Scene) -> Vec<String> {
+    plain_worker(scene, &["serve", "127.0.0.1", &scene.port.to_string()])
+}
+
+/// … and the one whose socket its manager holds.
+fn inheriting_worker(scene: &Scene) -> Vec<String> {
+    plain_worker(scene, &["serve-stdin"])
 }
 
 /// A command line for shells and for those who split words as a shell does.
@@ -125,6 +152,10 @@ pub(super) fn propane_node(scene: &Scene) -> Outcome<Command> {
     propane_worker(scene, &[program, scene.app("server.js").display().to_string(), "{fd}".to_owned()])
 }
 
+pub(super) fn propane_serve(scene: &Scene) -> Outcome<Command> {
+    propane_worker(scene, &binding_worker(scene))
+}
+
 pub(super) fn propane_worker(scene: &Scene, words: &[String]) -> Outcome<Command> {
     let mut command = propane_with(scene, Some(&quoted(words)))?;
     command.args(NO_CHECKS);
@@ -142,6 +173,30 @@ fn propane_with(scene: &Scene, worker: Option<&str>) -> Outcome<Command> {
     }
     if let Some(worker) = worker {
         command.args(["--worker-cmd", worker]);
+    }
+    Ok(command)
+}
+
+/// The file of the bash original below the root of its framework.
+pub(super) const BASH_ORIGINAL: &str = "bin/propane";
+
+pub(super) fn bash_serve(scene: &Scene) -> Outcome<Command> {
+    bash(scene, &binding_worker(scene))
+}
+
+/// The original as in a release: with a stand-in for the framework's own program, and the plain worker as its app. Its
+/// overlap is as shipped: it is all the time that new workers get before the old ones go.
+pub(super) fn bash(scene: &Scene, words: &[String]) -> Outcome<Command> {
+    scene.program("app/.boomhauer/build/boomhauer-app", &format!("#!/bin/sh\nexec {}\n", quoted(words)))?;
+    scene.program("framework/build/arlen", "#!/bin/sh\necho '{}'\n")?;
+    fs::create_dir_all(scene.file("framework/bin"))?;
+    let script = scene.file("framework/bin/propane");
+    fs::copy(scene.tools.path(BASH_ORIGINAL), &script)?;
+    let mut command = Command::new(script);
+    command.args(["--env", "production"]).arg("--app-root").arg(scene.file("app")).current_dir(scene.dir);
+    command.args(["--port", &scene.port.to_string(), "--workers", &scene.workers.to_string()]);
+    if scene.delays == Delays::Zero {
+        command.args(["--respawn-delay-ms", "0"]);
     }
     Ok(command)
 }
@@ -164,7 +219,11 @@ pub(super) fn nginx(scene: &Scene) -> Outcome<Command> {
 
 fn gunicorn_config(scene: &Scene) -> Outcome<PathBuf> {
     let apps = json!(scene.tools.apps);
-    scene.write("gunicorn.conf.py", &format!("chdir = {apps}\ncontrol_socket_disable = True\n"))
+    // Its manual asks for a directory in memory for what it watches its workers by.
+    scene.write(
+        "gunicorn.conf.py",
+        &format!("chdir = {apps}\nworker_tmp_dir = \"/dev/shm\"\ncontrol_socket_disable = True\n"),
+    )
 }
 
 pub(super) fn gunicorn(scene: &Scene) -> Outcome<Command> {
@@ -178,17 +237,19 @@ pub(super) fn gunicorn(scene: &Scene) -> Outcome<Command> {
 #[expect(clippy::unnecessary_wraps, reason = "others write files")]
 pub(super) fn uwsgi(scene: &Scene) -> Outcome<Command> {
     let mut command = scene.command("uwsgi");
-    command.args(["--plugin", "python3", "--master", "--lazy-apps", "--die-on-term", "--disable-logging"]);
-    command.args(["--http-socket", &scene.address(), "--processes", &scene.workers.to_string()]);
+    command.args(["--plugin", "python3", "--master", "--lazy-apps", "--die-on-term", "--thunder-lock"]);
+    command.args(["--disable-logging", "--http-socket", &scene.address(), "--processes", &scene.workers.to_string()]);
     command.arg("--wsgi-file").arg(scene.app("wsgi.py"));
     command.arg("--master-fifo").arg(scene.file("uwsgi.fifo")).arg("--pidfile").arg(scene.file("uwsgi.pid"));
     Ok(command)
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "others write files")]
 pub(super) fn puma(scene: &Scene) -> Outcome<Command> {
+    // As its manual says: what is loaded before the fork cannot be exchanged by a phased restart.
+    let config = scene.write("puma.rb", "preload_app! false\n")?;
     let mut command = scene.command("puma");
-    command.args(["--no-config", "--environment", "production", "--workers", &scene.workers.to_string()]);
+    command.arg("--config").arg(config);
+    command.args(["--environment", "production", "--workers", &scene.workers.to_string()]);
     command.args(["--bind", &format!("tcp://{}", scene.address())]).arg("--pidfile").arg(scene.file("puma.pid"));
     command.arg(scene.app("app.ru")).current_dir(scene.dir);
     Ok(command)
@@ -208,6 +269,10 @@ pub(super) fn pm2_cluster(scene: &Scene) -> Outcome<Command> {
         "script": scene.app("server.js"), "exec_mode": "cluster", "wait_ready": true, "env": { "PORT": scene.port },
     });
     pm2(scene, app)
+}
+
+pub(super) fn pm2_serve(scene: &Scene) -> Outcome<Command> {
+    pm2_fork(scene, &binding_worker(scene))
 }
 
 pub(super) fn pm2_fork(scene: &Scene, words: &[String]) -> Outcome<Command> {
@@ -240,7 +305,17 @@ pub(super) fn pm2_reload(scene: &Scene) -> Vec<Command> {
     vec![command]
 }
 
+/// With a socket of its own for all workers, which is there for `FastCGI` and serves any worker.
+pub(super) fn supervisord_serve(scene: &Scene) -> Outcome<Command> {
+    let section = format!("[fcgi-program:worker]\nsocket=tcp://{}\n", scene.address());
+    supervisord_with(scene, &section, &inheriting_worker(scene))
+}
+
 pub(super) fn supervisord(scene: &Scene, words: &[String]) -> Outcome<Command> {
+    supervisord_with(scene, "[program:worker]\n", words)
+}
+
+fn supervisord_with(scene: &Scene, section: &str, words: &[String]) -> Outcome<Command> {
     let dir = scene.dir.display().to_string().replace('%', "%%");
     let command = quoted(words).replace('%', "%%");
     let starts = if scene.delays == Delays::Zero { "startsecs=0\n" } else { "" };
@@ -250,7 +325,7 @@ pub(super) fn supervisord(scene: &Scene, words: &[String]) -> Outcome<Command> {
             "[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={dir}/supervisord.pid\n\
              minfds=8192\n[unix_http_server]\nfile={dir}/supervisord.sock\n[supervisorctl]\n\
              serverurl=unix://{dir}/supervisord.sock\n[rpcinterface:supervisor]\n\
-             supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n[program:worker]\n\
+             supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n{section}\
              command={command}\nprocess_name=%(process_num)d\nnumprocs={}\nautorestart=true\n{starts}\
              redirect_stderr=true\nstdout_logfile=/dev/null\nstdout_logfile_maxbytes=0\n",
             scene.workers
@@ -274,12 +349,22 @@ fn circus_endpoint(scene: &Scene) -> String {
     format!("ipc://{}", scene.file("circus.sock").display())
 }
 
+/// With a socket of its own for all workers.
+pub(super) fn circus_serve(scene: &Scene) -> Outcome<Command> {
+    let socket = format!("stdin_socket = web\n[socket:web]\nhost = 127.0.0.1\nport = {}\n", scene.port);
+    circus_with(scene, &inheriting_worker(scene), &socket)
+}
+
 pub(super) fn circus(scene: &Scene, words: &[String]) -> Outcome<Command> {
+    circus_with(scene, words, "")
+}
+
+fn circus_with(scene: &Scene, words: &[String], socket: &str) -> Outcome<Command> {
     let config = scene.write(
         "circus.ini",
         &format!(
             "[circus]\nendpoint = {}\npubsub_endpoint = ipc://{}\n[watcher:worker]\ncmd = {}\nnumprocesses = {}\n\
-             copy_env = true\nmax_retry = -1\n",
+             copy_env = true\nmax_retry = -1\n{socket}",
             circus_endpoint(scene),
             scene.file("circus-events.sock").display(),
             quoted(words),
@@ -301,8 +386,7 @@ pub(super) fn circus_reload(scene: &Scene) -> Vec<Command> {
 fn services(scene: &Scene, words: &[String]) -> Outcome<PathBuf> {
     let run = format!("#!/bin/sh\nexec {}\n", quoted(words));
     for slot in 0..scene.workers {
-        let path = scene.write(&format!("services/{slot}/run"), &run)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        scene.program(&format!("services/{slot}/run"), &run)?;
     }
     Ok(scene.file("services"))
 }
@@ -316,6 +400,10 @@ fn service_commands(scene: &Scene, program: &str, words: &[&str]) -> Vec<Command
     (0..scene.workers).map(command).collect()
 }
 
+pub(super) fn s6_serve(scene: &Scene) -> Outcome<Command> {
+    s6(scene, &binding_worker(scene))
+}
+
 pub(super) fn s6(scene: &Scene, words: &[String]) -> Outcome<Command> {
     let services = services(scene, words)?;
     let mut command = scene.command("s6-svscan");
@@ -326,6 +414,10 @@ pub(super) fn s6(scene: &Scene, words: &[String]) -> Outcome<Command> {
 
 pub(super) fn s6_reload(scene: &Scene) -> Vec<Command> {
     service_commands(scene, "s6-svc", &["-wr", "-T", "10000", "-r"])
+}
+
+pub(super) fn runit_serve(scene: &Scene) -> Outcome<Command> {
+    runit(scene, &binding_worker(scene))
 }
 
 pub(super) fn runit(scene: &Scene, words: &[String]) -> Outcome<Command> {

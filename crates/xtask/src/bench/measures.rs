@@ -20,7 +20,7 @@ use propane_load::{Load, Mode as LoadMode, Report, Target};
 
 use crate::manager::Outcome;
 
-use super::launch::{Delays, Tools, plain_worker};
+use super::launch::{Delays, Tools, plain_worker, without_settings};
 use super::peers::{Peer, Session};
 use super::results::{Figure, Settings};
 use super::subject::{PATIENCE, Place, Subject, control_files};
@@ -32,6 +32,12 @@ const SETTLING: Duration = Duration::from_secs(1);
 const WARM_UP_REQUESTS: u64 = 500;
 /// How long the load lasts from the beginning of a reload, so that latencies are taken over the same time of all.
 const LOAD_AFTER: Duration = Duration::from_secs(2);
+
+/// No more kills of a peer's workers in a round once they have taken as long.
+const KILLS_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long a crash loop is watched at the most.
+const CRASHES_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) type Figures = Vec<(Figure, f64)>;
 
@@ -57,10 +63,17 @@ fn count(number: impl TryInto<u64>) -> f64 {
 }
 
 impl Bench {
-    /// Does what a session is about. Figures are reported as they come, because a peer may fail half way.
-    pub(super) fn session(&self, session: Session, peer: &Peer, report: &mut dyn FnMut(Figures)) -> Outcome<()> {
+    /// Does what a session is about. Figures are reported as they come, because a peer may fail half way. What takes long
+    /// and varies little is left to the rounds that `is_long`.
+    pub(super) fn session(
+        &self,
+        session: Session,
+        peer: &Peer,
+        is_long: bool,
+        report: &mut dyn FnMut(Figures),
+    ) -> Outcome<()> {
         match session {
-            Session::Steady => self.steady(peer, report),
+            Session::Steady => self.steady(peer, is_long, report),
             Session::Reload => self.reload(peer, report),
             Session::Many => self.many(peer, report),
             Session::CrashLoop => self.crash_loop(peer, report),
@@ -68,26 +81,35 @@ impl Bench {
         }
     }
 
-    fn steady(&self, peer: &Peer, report: &mut dyn FnMut(Figures)) -> Outcome<()> {
+    fn steady(&self, peer: &Peer, is_long: bool, report: &mut dyn FnMut(Figures)) -> Outcome<()> {
         let place = Place::new(self.settings.workers, Delays::Zero)?;
         let (mut subject, start) = Subject::serving(peer, &place, &self.tools, &self.interrupt)?;
         report(vec![(Figure::ColdStartMs, millis(start))]);
         self.interrupt.let_pass(SETTLING)?;
-        report(self.idle(&subject)?);
+        if is_long {
+            report(self.idle(&subject, peer.watched_for)?);
+        }
+        let began = Instant::now();
         for nth in 0..self.settings.kills {
             let (replaced, answered) = subject.kill_worker(nth)?;
             report(vec![(Figure::ReplacementMs, millis(replaced)), (Figure::AnswerMs, millis(answered))]);
+            if began.elapsed() > KILLS_LIMIT {
+                break;
+            }
         }
-        report(vec![(Figure::WorkersLeft, count(subject.kill_manager()?))]);
+        if is_long {
+            report(vec![(Figure::WorkersLeft, count(subject.kill_manager()?))]);
+        }
         Ok(())
     }
 
-    fn idle(&self, subject: &Subject) -> Outcome<Figures> {
-        let duration = Duration::from_secs(self.settings.idle_seconds);
+    fn idle(&self, subject: &Subject, at_least: Duration) -> Outcome<Figures> {
+        let duration = Duration::from_secs(self.settings.idle_seconds).max(at_least);
         let (before, after) = subject.idle(duration)?;
+        let cpu = |usage: Usage| usage.cpu + usage.children_cpu;
         Ok(vec![
-            (Figure::IdleSwitchesPerS, count(after.switches - before.switches) / duration.as_secs_f64()),
-            (Figure::IdleCpuUsPerS, micros(after.cpu.saturating_sub(before.cpu)) / duration.as_secs_f64()),
+            (Figure::IdleSwitchesPerS, count(after.switches.saturating_sub(before.switches)) / duration.as_secs_f64()),
+            (Figure::IdleCpuUsPerS, micros(cpu(after).saturating_sub(cpu(before))) / duration.as_secs_f64()),
             (Figure::RssKib, count(after.rss_kib)),
             (Figure::PssKib, count(after.pss_kib)),
             (Figure::AnonymousKib, count(after.anonymous_kib)),
@@ -146,7 +168,7 @@ impl Bench {
         let command = peer.run(&scene, &["wait", &fifo_path]).ok_or("it runs no commands")??;
         let began = Instant::now();
         let mut subject = Subject::start(peer, &place, &self.tools, &self.interrupt, command)?;
-        fifo.wait_for(workers, &self.interrupt)
+        fifo.wait_for(workers, &self.interrupt, || subject.is_running())
             .map_err(|error| format!("{error}; it said: {}", subject.last_words()))?;
         let started = began.elapsed();
         self.interrupt.let_pass(SETTLING)?;
@@ -181,7 +203,7 @@ impl Bench {
         let began = Instant::now();
         let spawn = |_| posix_spawn(program.as_c_str(), &actions, &attributes, &words, &nothing);
         let pids = (0..workers).map(spawn).collect::<Result<Vec<Pid>, _>>()?;
-        fifo.wait_for(workers, &self.interrupt)?;
+        fifo.wait_for(workers, &self.interrupt, || Ok(()))?;
         let started = began.elapsed();
         let began = Instant::now();
         for pid in &pids {
@@ -210,8 +232,8 @@ impl Bench {
         let mut fifo = Fifo::in_directory(place.path())?;
         let fifo_path = fifo.path.display().to_string();
         let command = peer.run(&place.scene(&self.tools), &["crash", &fifo_path]).ok_or("it runs no commands")??;
-        let subject = Subject::start(peer, &place, &self.tools, &self.interrupt, command)?;
-        fifo.wait_for(self.settings.workers, &self.interrupt)
+        let mut subject = Subject::start(peer, &place, &self.tools, &self.interrupt, command)?;
+        fifo.wait_for(self.settings.workers, &self.interrupt, || subject.is_running())
             .map_err(|error| format!("{error}; it said: {}", subject.last_words()))?;
         let is_worker = |pid: i32| {
             let words = system::command_line(pid);
@@ -221,7 +243,7 @@ impl Bench {
         let before = Usage::of(&managers);
         fifo.drain()?;
         let began = Instant::now();
-        let window = Duration::from_secs(self.settings.crash_seconds);
+        let window = Duration::from_secs(self.settings.crash_seconds).max(peer.watched_for.min(CRASHES_LIMIT));
         let mut spawns = 0;
         while let Some(rest) = window.checked_sub(began.elapsed()) {
             self.interrupt.let_pass(rest.min(Duration::from_millis(100)))?;
@@ -241,6 +263,7 @@ impl Bench {
         std::fs::write(dir.join("config/environments/production.plist"), "{}\n")?;
         let mut print = Command::new(&self.tools.propane);
         print.args(["config", "print", "--env", "production", "--format", "json"]).current_dir(dir);
+        without_settings(&mut print);
         let json = print.output()?.stdout;
         let config = dir.join("config.json");
         std::fs::write(&config, json)?;
@@ -306,12 +329,18 @@ impl Fifo {
         }
     }
 
-    /// Waits until so many have been started.
-    fn wait_for(&mut self, wanted: usize, interrupt: &Interrupt) -> Outcome<()> {
+    /// Waits until so many have been started, as long as that may come.
+    fn wait_for(
+        &mut self,
+        wanted: usize,
+        interrupt: &Interrupt,
+        mut is_hopeful: impl FnMut() -> Outcome<()>,
+    ) -> Outcome<()> {
         let began = Instant::now();
         let mut started = 0;
         while started < wanted {
             interrupt.check()?;
+            is_hopeful()?;
             if began.elapsed() > PATIENCE {
                 return Err(format!("only {started} of {wanted} workers were started").into());
             }

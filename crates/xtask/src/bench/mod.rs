@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use crate::manager::{Outcome, build, build_worker};
 use crate::words::positive;
@@ -28,7 +29,7 @@ use crate::words::positive;
 use launch::Tools;
 use measures::Bench;
 use peers::{PEERS, Peer, Session};
-use report::{BASH, KERNEL, OURS};
+use report::{BASH, KERNEL, OURS, OURS_PLAIN};
 use results::{Figure, Measured, Results, Settings, Skipped};
 use system::Interrupt;
 
@@ -124,6 +125,7 @@ impl Plan {
             clients: 32,
             few: 20,
             many: 100,
+            crowds: 1,
             crash_seconds: 1,
             config_runs: 5,
         };
@@ -134,11 +136,12 @@ impl Plan {
         Settings {
             rounds,
             long_rounds: rounds.min(3),
-            idle_seconds: 6,
+            idle_seconds: 4,
             kills: 5,
             few: 100,
             many: 1000,
-            crash_seconds: 6,
+            crowds: 3,
+            crash_seconds: 3,
             config_runs: 20,
             ..quick
         }
@@ -153,10 +156,11 @@ fn act(plan: &Plan) -> Outcome<()> {
     }
     let (propane, worker) = (build()?, build_worker()?);
     let target = propane.parent().and_then(Path::parent).ok_or("cargo names no target directory")?.to_owned();
+    let interrupt = Interrupt::by_signals()?;
     if plan.installs {
         install::install(&target);
+        interrupt.check()?;
     }
-    let interrupt = Interrupt::by_signals()?;
     system::adopt_orphans()?;
     let names = peers::programs().chain(["python3"]);
     let tools = Tools::find(names, &directories(&target), propane, worker, root.join("bench/workers"));
@@ -171,7 +175,10 @@ fn act(plan: &Plan) -> Outcome<()> {
 fn directories(target: &Path) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let servers = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    install::directories(target).into_iter().chain(std::env::split_paths(&path)).chain(servers).collect()
+    // Where the bash original is looked for.
+    let framework = std::env::var_os("ARLEN_FRAMEWORK_ROOT").map(PathBuf::from);
+    let own = install::directories(target);
+    own.into_iter().chain(std::env::split_paths(&path)).chain(servers).chain(framework).collect()
 }
 
 fn measure(plan: &Plan, bench: &Bench) -> Outcome<Results> {
@@ -187,45 +194,77 @@ fn measure(plan: &Plan, bench: &Bench) -> Outcome<Results> {
         failed: Vec::new(),
         values: BTreeMap::new(),
     };
+    let mut progress = Progress::of(plan, &peers, &bench.settings);
     for round in 0..bench.settings.rounds {
+        // Nobody is always the first, or always behind the same one.
+        let turns = peers.iter().cycle().skip(round * 5 % peers.len().max(1)).take(peers.len());
         for (name, session) in Session::ALL.iter().filter(|(_, session)| plan.sessions.contains(session)) {
-            let is_long = matches!(session, Session::Many | Session::CrashLoop);
-            if is_long && round >= bench.settings.long_rounds {
-                continue;
-            }
-            for peer in peers.iter().filter(|peer| peer.sessions.contains(session)) {
-                eprintln!("bench: round {} of {}: {name}: {}", round + 1, bench.settings.rounds, peer.name);
-                let outcome =
-                    bench.session(*session, peer, &mut |figures| results.record_all(peer.name, round, figures));
-                bench.interrupt.check()?;
-                if let Err(error) = outcome {
+            let is_long = round < bench.settings.long_rounds;
+            for peer in turns.clone().filter(|peer| peer.takes_part(*session, is_long)) {
+                progress.say(round, name, peer.name);
+                if let Err(error) = one(*session, peer, round, bench, &mut results) {
+                    bench.interrupt.check()?;
                     eprintln!("bench: {name}: {}: {error}", peer.name);
                     results.failed.push(Skipped { peer: peer.name.to_owned(), reason: format!("{name}: {error}") });
                 }
             }
-            alone(*session, round, bench, &mut results)?;
+            if *session == Session::Config {
+                configurations(round, bench, &mut results)?;
+            }
         }
     }
     results.machine.load_after = machine::load_average();
     Ok(results)
 }
 
-/// What no peer takes part in.
-fn alone(session: Session, round: usize, bench: &Bench, results: &mut Results) -> Outcome<()> {
-    match session {
-        Session::Many => {
+/// One session of one peer.
+fn one(session: Session, peer: &Peer, round: usize, bench: &Bench, results: &mut Results) -> Outcome<()> {
+    let is_compared_with_kernel = session == Session::Many && peer.name == OURS_PLAIN;
+    for _ in 0..if is_compared_with_kernel { bench.settings.crowds } else { 1 } {
+        if is_compared_with_kernel {
             results.record_all(KERNEL, round, bench.kernel()?);
         }
-        Session::Config => {
-            for _ in 0..bench.settings.config_runs {
-                let (ours, theirs) = bench.config()?;
-                results.record(OURS, round, Figure::ConfigMs, ours.as_secs_f64() * 1e3);
-                results.record(BASH, round, Figure::ConfigMs, theirs.as_secs_f64() * 1e3);
-            }
-        }
-        Session::Steady | Session::Reload | Session::CrashLoop => {}
+        let is_long = round < bench.settings.long_rounds;
+        bench.session(session, peer, is_long, &mut |figures| results.record_all(peer.name, round, figures))?;
     }
     Ok(())
+}
+
+fn configurations(round: usize, bench: &Bench, results: &mut Results) -> Outcome<()> {
+    for _ in 0..bench.settings.config_runs {
+        let (ours, theirs) = bench.config()?;
+        results.record(OURS, round, Figure::ConfigMs, ours.as_secs_f64() * 1e3);
+        results.record(BASH, round, Figure::ConfigMs, theirs.as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+/// Tells whoever waits how far it is.
+struct Progress {
+    began: Instant,
+    turns: usize,
+    done: usize,
+    rounds: usize,
+}
+
+impl Progress {
+    fn of(plan: &Plan, peers: &[&Peer], settings: &Settings) -> Self {
+        let turns_of = |round: usize| {
+            let is_long = round < settings.long_rounds;
+            let of_session = |session: &Session| peers.iter().filter(|peer| peer.takes_part(*session, is_long)).count();
+            plan.sessions.iter().map(of_session).sum::<usize>()
+        };
+        let turns = (0..settings.rounds).map(turns_of).sum();
+        Self { began: Instant::now(), turns, done: 0, rounds: settings.rounds }
+    }
+
+    fn say(&mut self, round: usize, session: &str, peer: &str) {
+        self.done += 1;
+        let seconds = self.began.elapsed().as_secs();
+        let (minutes, seconds) = (seconds / 60, seconds % 60);
+        let (done, turns, round, rounds) = (self.done, self.turns, round + 1, self.rounds);
+        eprintln!("bench: {minutes}:{seconds:02}  {done}/{turns}  round {round} of {rounds}, {session}: {peer}");
+    }
 }
 
 fn choose(plan: &Plan, tools: &Tools) -> (Vec<&'static Peer>, Vec<Skipped>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::manager::Outcome;
 use nix::sys::signal::Signal;
 
-use super::launch::{self, Scene, Tools, plain_worker};
+use super::launch::{self, BASH_ORIGINAL, Scene, Tools, plain_worker};
 
 /// What answers the requests. Times that include a worker's own speed are compared within one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,11 @@ pub(super) enum Launch {
     /// Serves an app of its own kind.
     Server(fn(&Scene) -> Outcome<Command>),
     /// Runs as many copies as wanted of any command.
-    Supervisor(fn(&Scene, &[String]) -> Outcome<Command>),
+    Supervisor {
+        /// With plain workers that serve the scene's port.
+        serve: fn(&Scene) -> Outcome<Command>,
+        run: fn(&Scene, &[String]) -> Outcome<Command>,
+    },
 }
 
 pub(super) enum Reload {
@@ -78,6 +82,8 @@ pub(super) struct Peer {
     pub(super) stop: Signal,
     /// What the command line of a worker contains once it is executed; None where workers are forked and not executed.
     pub(super) executed: Option<&'static [u8]>,
+    /// How long it is watched at the least while it idles or crashes: long enough for what it does every few seconds.
+    pub(super) watched_for: Duration,
     /// How long a worker must have lived to be replaced at once.
     pub(super) settles: Duration,
     /// The most copies of a command that it is asked for.
@@ -121,6 +127,12 @@ pub(super) fn programs() -> impl Iterator<Item = &'static str> {
 }
 
 impl Peer {
+    /// Many workers and crash loops are for the long rounds.
+    pub(super) fn takes_part(&self, session: Session, is_long: bool) -> bool {
+        let is_for_long_rounds = matches!(session, Session::Many | Session::CrashLoop);
+        self.sessions.contains(&session) && (is_long || !is_for_long_rounds)
+    }
+
     /// What it needs and is not there.
     pub(super) fn missing(&self, tools: &Tools) -> Vec<&'static str> {
         self.needs.iter().filter(|name| !tools.found.contains_key(*name)).copied().collect()
@@ -129,11 +141,7 @@ impl Peer {
     /// The command that starts it with workers that serve the scene's port.
     pub(super) fn serve(&self, scene: &Scene) -> Outcome<Command> {
         match self.launch {
-            Launch::Server(launch) => launch(scene),
-            Launch::Supervisor(launch) => {
-                let port = scene.port.to_string();
-                launch(scene, &plain_worker(scene, &["serve", "127.0.0.1", &port]))
-            }
+            Launch::Server(serve) | Launch::Supervisor { serve, .. } => serve(scene),
         }
     }
 
@@ -141,7 +149,7 @@ impl Peer {
     pub(super) fn run(&self, scene: &Scene, mode: &[&str]) -> Option<Outcome<Command>> {
         match self.launch {
             Launch::Server(_) => None,
-            Launch::Supervisor(launch) => Some(launch(scene, &plain_worker(scene, mode))),
+            Launch::Supervisor { run, .. } => Some(run(scene, &plain_worker(scene, mode))),
         }
     }
 }
@@ -155,6 +163,7 @@ const BASE: Peer = Peer {
     reload: Reload::Signal(Signal::SIGHUP),
     stop: Signal::SIGTERM,
     executed: None,
+    watched_for: Duration::ZERO,
     settles: Duration::from_millis(50),
     many: 1000,
     sessions: SERVER,
@@ -174,6 +183,7 @@ pub(super) const PEERS: &[Peer] = &[
         worker: Worker::BuiltIn,
         launch: Launch::Server(launch::propane_as_shipped),
         executed: Some(b"propane\0worker\0"),
+        watched_for: Duration::from_secs(15),
         sessions: &[Session::Steady],
         notes: &["as shipped: it looks at the workers' descriptors every 15 s"],
         ..BASE
@@ -198,11 +208,25 @@ pub(super) const PEERS: &[Peer] = &[
     },
     Peer {
         name: "propane + worker",
-        launch: Launch::Supervisor(launch::propane_worker),
+        launch: Launch::Supervisor { serve: launch::propane_serve, run: launch::propane_worker },
         executed: PLAIN,
         sessions: SUPERVISOR,
         notes: &[
             "`workerCommand = \"bench_worker serve {host} {port}\"`: the worker binds for itself, as under every supervisor here",
+        ],
+        ..BASE
+    },
+    Peer {
+        name: "bash original",
+        needs: &[BASH_ORIGINAL, "python3"],
+        version: &["bash", "--version"],
+        launch: Launch::Supervisor { serve: launch::bash_serve, run: launch::bash },
+        executed: PLAIN,
+        many: 100,
+        sessions: SUPERVISOR,
+        watched_for: Duration::from_secs(15),
+        notes: &[
+            "the script that propane takes the place of, without its framework (the version is bash's); looks every 0.2 s; no readiness: old workers go 1 s after new ones were started",
         ],
         ..BASE
     },
@@ -244,6 +268,7 @@ pub(super) const PEERS: &[Peer] = &[
         version: &["puma", "--version"],
         launch: Launch::Server(launch::puma),
         reload: Reload::Signal(Signal::SIGUSR1),
+        watched_for: Duration::from_secs(10),
         notes: &["Ruby only; phased restart, which stops an old worker before its successor starts"],
         ..BASE
     },
@@ -255,6 +280,7 @@ pub(super) const PEERS: &[Peer] = &[
         launch: Launch::Server(launch::hypnotoad),
         reload: Reload::Signal(Signal::SIGUSR2),
         stop: Signal::SIGQUIT,
+        watched_for: Duration::from_secs(10),
         notes: &["Mojolicious only; a reload replaces the manager too"],
         ..BASE
     },
@@ -272,7 +298,7 @@ pub(super) const PEERS: &[Peer] = &[
         name: "pm2 fork",
         needs: &["pm2", "pm2-runtime"],
         version: &["pm2-runtime", "--version"],
-        launch: Launch::Supervisor(launch::pm2_fork),
+        launch: Launch::Supervisor { serve: launch::pm2_serve, run: launch::pm2_fork },
         reload: Reload::Commands(launch::pm2_reload),
         executed: PLAIN,
         many: 100,
@@ -286,35 +312,39 @@ pub(super) const PEERS: &[Peer] = &[
         name: "supervisord",
         needs: &["supervisord", "supervisorctl"],
         version: &["supervisord", "--version"],
-        launch: Launch::Supervisor(launch::supervisord),
+        launch: Launch::Supervisor { serve: launch::supervisord_serve, run: launch::supervisord },
         reload: Reload::Commands(launch::supervisord_reload),
         executed: PLAIN,
         sessions: SUPERVISOR,
-        notes: &["no rolling reload: `supervisorctl restart`, one worker after the other; `startsecs` is 0"],
+        notes: &[
+            "no rolling reload: `supervisorctl restart`, one worker after the other; workers share its socket (`fcgi-program`, as uvicorn's manual has it); `startsecs` is 0",
+        ],
         ..BASE
     },
     Peer {
         name: "circus",
         needs: &["circusd", "circusctl"],
         version: &["circusd", "--version"],
-        launch: Launch::Supervisor(launch::circus),
+        launch: Launch::Supervisor { serve: launch::circus_serve, run: launch::circus },
         reload: Reload::Commands(launch::circus_reload),
         executed: PLAIN,
         sessions: SUPERVISOR,
-        notes: &["looks for dead workers every `check_delay` (5 s as shipped)"],
+        watched_for: Duration::from_secs(10),
+        notes: &[
+            "workers share its socket (`stdin_socket`); looks for dead workers every `check_delay`, 5 s as shipped: a shorter one costs that many wakeups",
+        ],
         ..BASE
     },
     Peer {
         name: "s6",
         needs: &["s6-svscan", "s6-supervise", "s6-svc"],
         version: &["dpkg-query", "-W", "-f=${Version}", "s6"],
-        launch: Launch::Supervisor(launch::s6),
+        launch: Launch::Supervisor { serve: launch::s6_serve, run: launch::s6 },
         reload: Reload::Commands(launch::s6_reload),
         executed: PLAIN,
-        settles: Duration::from_millis(1100),
         sessions: SUPERVISOR,
         notes: &[
-            "a supervisor process for each worker, all counted; no rolling reload: `s6-svc -wr -r`, one after the other; at most a start a second",
+            "a supervisor process for each worker, all counted; no rolling reload: `s6-svc -wr -r`, one after the other; waits a second before each start",
         ],
         ..BASE
     },
@@ -322,7 +352,7 @@ pub(super) const PEERS: &[Peer] = &[
         name: "runit",
         needs: &["runsvdir", "runsv", "sv"],
         version: &["dpkg-query", "-W", "-f=${Version}", "runit"],
-        launch: Launch::Supervisor(launch::runit),
+        launch: Launch::Supervisor { serve: launch::runit_serve, run: launch::runit },
         reload: Reload::Commands(launch::runit_reload),
         stop: Signal::SIGHUP,
         executed: PLAIN,
@@ -346,7 +376,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), PEERS.len());
         for peer in PEERS {
-            let runs_commands = matches!(peer.launch, Launch::Supervisor(_));
+            let runs_commands = matches!(peer.launch, Launch::Supervisor { .. });
             let is_asked_to = peer.sessions.contains(&Session::Many) || peer.sessions.contains(&Session::CrashLoop);
             assert!(!peer.sessions.is_empty() && runs_commands == is_asked_to, "{}", peer.name);
         }

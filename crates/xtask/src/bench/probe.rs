@@ -13,16 +13,23 @@ use super::system::Interrupt;
 const BURST: usize = 16;
 /// How long one burst may take: a connection in the queue of a dead worker is never answered.
 const BURST_LIMIT: Duration = Duration::from_millis(300);
+/// How long one connection may wait for a first answer: slow interpreters need a second, and a peer may fail meanwhile.
+const FIRST_LIMIT: Duration = Duration::from_secs(10);
 /// A port on which nobody listens yet is tried again after this.
 const RETRY_INTERVAL: Duration = Duration::from_micros(200);
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Waits for any answer; a connection waits in the queue as long as that takes.
-pub(super) fn first_answer(port: u16, limit: Duration, interrupt: &Interrupt) -> Outcome<i32> {
-    interrupt.wait_for("an answer", limit, RETRY_INTERVAL, || {
-        let mut client = ask(port, limit)?;
-        read_pid(&mut client)
-    })
+/// Waits for any answer, as long as there may be one; a connection may wait in a queue for it.
+pub(super) fn first_answer(
+    port: u16,
+    limit: Duration,
+    interrupt: &Interrupt,
+    mut is_hopeful: impl FnMut() -> Outcome<()>,
+) -> Outcome<i32> {
+    interrupt.wait_for("an answer", limit, RETRY_INTERVAL, || match is_hopeful() {
+        Ok(()) => ask(port, FIRST_LIMIT).and_then(|mut client| read_pid(&mut client)).map(Ok),
+        Err(error) => Some(Err(error)),
+    })?
 }
 
 /// Waits until the pids that answer satisfy, and returns them.

@@ -10,7 +10,7 @@ use super::tables::{Among, Better, Column, Shown, TABLES, Table};
 /// propane with its own worker: what the goals are about.
 pub(super) const OURS: &str = "propane";
 /// propane with the worker that every supervisor runs.
-const OURS_PLAIN: &str = "propane + worker";
+pub(super) const OURS_PLAIN: &str = "propane + worker";
 /// A bare loop of `posix_spawn`.
 pub(super) const KERNEL: &str = "the kernel alone";
 /// The bash original's way to a configuration.
@@ -47,10 +47,12 @@ pub(super) fn markdown(results: &Results) -> String {
     let mut text = String::from(
         "# Side by side\n\n<!-- Written by `cargo xtask bench` from results.json. Do not edit. -->\n\npropane and its peers at \
          the same work, in one run on one machine. Each figure is the median, with the middle half of the runs in brackets; \
-         *×* is the median of its ratios to propane's figure in the same round. Rounds go over all peers in turn. \
-         [README.md](README.md) says how to repeat it.\n\n",
+         *×* is the median of its ratios to propane's figure in the same round. Two tie when their medians differ by less than \
+         a twentieth, or their middle halves overlap. Rounds go over all peers in turn. [README.md](README.md) says how to \
+         repeat it.\n\n",
     );
     text.push_str(&goals(results));
+    text.push_str(&shortcomings(results));
     text.push_str(&setting(results));
     for table in TABLES.iter().filter(|table| table.columns.iter().any(|column| is_measured(results, column))) {
         text.push_str(&section(results, table));
@@ -115,23 +117,22 @@ fn whole_number(value: f64) -> String {
 fn section(results: &Results, table: &Table) -> String {
     let columns: Vec<_> = table.columns.iter().filter(|column| is_measured(results, column)).collect();
     let mut text = format!("## {}\n\n{}\n\n| | worker |", table.title, table.how);
+    let mut rule = String::from("| --- | --- |");
     for column in &columns {
-        let _ = write!(text, " {} | × |", heading(results, column));
+        let (ratio_heading, ratio_rule) = if has_ratios(results, column) { (" × |", " ---: |") } else { ("", "") };
+        let _ = write!(text, " {} |{ratio_heading}", heading(results, column));
+        let _ = write!(rule, " ---: |{ratio_rule}");
     }
-    text.push_str("\n| --- | --- |");
-    text.push_str(&" ---: | ---: |".repeat(columns.len()));
-    text.push('\n');
+    let _ = writeln!(text, "\n{rule}");
     for row in rows(results) {
-        let cells: Vec<_> = columns.iter().map(|column| cells(results, column, &row)).collect();
-        if cells.iter().any(Option::is_some) {
-            let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "– | –".to_owned()));
-            let cells = cells.collect::<Vec<_>>().join(" | ");
+        if columns.iter().any(|column| results.summary(row.name, column.figure).is_some()) {
+            let cells: Vec<_> = columns.iter().map(|column| cells(results, column, &row)).collect();
             let name = if row.is_ours() { format!("**{}**", row.name) } else { row.name.to_owned() };
-            let _ = writeln!(text, "| {name} | {} | {cells} |", row.worker);
+            let _ = writeln!(text, "| {name} | {} | {} |", row.worker, cells.join(" | "));
         }
     }
     text.push('\n');
-    text.extend(columns.iter().map(|column| standing_text(results, column)));
+    text.push_str(&standings_text(results, &columns));
     text.push('\n');
     text
 }
@@ -142,18 +143,36 @@ fn heading(results: &Results, column: &Column) -> String {
     column.heading.replace("few:", &format!("{few}:")).replace("many:", &format!("{many}:"))
 }
 
-fn cells(results: &Results, column: &Column, row: &Row) -> Option<String> {
+/// Nothing is a multiple of none.
+fn has_ratios(results: &Results, column: &Column) -> bool {
+    rows(results).iter().any(|row| ratio(results, column, row).is_some())
+}
+
+fn ratio(results: &Results, column: &Column, row: &Row) -> Option<f64> {
+    let base = base(results, column, row).filter(|base| *base != row.name)?;
+    results.ratio(row.name, base, column.figure)
+}
+
+/// The cell of a column, and that of its ratios where it has any.
+fn cells(results: &Results, column: &Column, row: &Row) -> String {
+    let value = value(results, column, row).unwrap_or_else(|| "–".to_owned());
+    if has_ratios(results, column) {
+        let ratio = ratio(results, column, row).map_or_else(|| "–".to_owned(), number);
+        format!("{value} | {ratio}")
+    } else {
+        value
+    }
+}
+
+fn value(results: &Results, column: &Column, row: &Row) -> Option<String> {
     let summary = results.summary(row.name, column.figure)?;
-    let value = match column.shown {
+    Some(match column.shown {
         Shown::SumOf(whole) => {
             let sum = |figure| results.sum(row.name, figure).map(whole_number);
             format!("{} of {}", sum(column.figure)?, sum(whole)?)
         }
         Shown::Spread => spread(&summary),
-    };
-    let base = base(results, column, row).filter(|base| *base != row.name);
-    let ratio = base.and_then(|base| results.ratio(row.name, base, column.figure)).map_or("–".to_owned(), number);
-    Some(format!("{value} | {ratio}"))
+    })
 }
 
 fn spread(summary: &Summary) -> String {
@@ -226,20 +245,53 @@ fn standing(results: &Results, column: &Column, ours: &str, best: &str) -> Optio
     })
 }
 
-fn standing_text(results: &Results, column: &Column) -> String {
-    let heading = heading(results, column);
-    let mut text = String::new();
-    for (name, standing) in standings(results, column) {
-        let _ = match standing {
-            Standing::Leads => writeln!(text, "- {heading}: {name} leads."),
-            Standing::Ties { peer } => writeln!(text, "- {heading}: {name} and {peer} tie."),
-            Standing::Behind { peer, ours, theirs } => {
-                let (ours, theirs) = (number(ours), number(theirs));
-                writeln!(text, "- {heading}: {name} is **behind** {peer}, {ours} against {theirs}. {}", column.why)
+/// Where propane stands in the columns of a table, the best first.
+fn standings_text(results: &Results, columns: &[&Column]) -> String {
+    let (mut leads, mut ties, mut behind) = (Vec::new(), Vec::new(), Vec::new());
+    for column in columns {
+        let heading = heading(results, column);
+        for (name, standing) in standings(results, column) {
+            match standing {
+                Standing::Leads => leads.push(format!("{heading} ({name})")),
+                Standing::Ties { peer } => ties.push(format!("{heading} ({name}; {peer})")),
+                Standing::Behind { peer, .. } => behind.push(format!("{heading} ({name}; {peer})")),
             }
-        };
+        }
+    }
+    let lists = [("leads", leads), ("ties with the best", ties), ("is behind", behind)];
+    let mut text = String::new();
+    for (verb, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        let _ = writeln!(text, "- propane {verb}: {}.", list.join(", "));
     }
     text
+}
+
+/// Every column in which somebody else is ahead, and why.
+fn shortcomings(results: &Results) -> String {
+    let columns = || TABLES.iter().flat_map(|table| table.columns.iter().map(move |column| (table, column)));
+    let all = columns().flat_map(|(table, column)| {
+        standings(results, column).into_iter().map(move |(name, standing)| (table, column, name, standing))
+    });
+    let (mut leads, mut ties, mut lines) = (0, 0, Vec::new());
+    for (table, column, name, standing) in all {
+        match standing {
+            Standing::Leads => leads += 1,
+            Standing::Ties { .. } => ties += 1,
+            Standing::Behind { peer, ours, theirs } => {
+                let (heading, ours, theirs) = (heading(results, column), number(ours), number(theirs));
+                let why = if column.why.is_empty() { "Why is not known." } else { column.why };
+                lines.push(format!("- {}, {heading}: {name} {ours}, {peer} {theirs}. {why}\n", table.title));
+            }
+        }
+    }
+    let behind = lines.len();
+    format!(
+        "## Where propane does not lead\n\nOf {} comparisons with the best of its peers propane leads in {leads}, ties in {ties} \
+         and is behind in {behind}. Where a worker's own speed counts, propane is compared with those who run the same \
+         worker, once for each kind.\n\n{}\n",
+        leads + ties + behind,
+        lines.concat()
+    )
 }
 
 struct Goal {
@@ -270,6 +322,11 @@ fn all_goals(results: &Results) -> Vec<Goal> {
         let value = median(name, figure)?;
         Some(Goal { text, measured: format!("{}{unit}", number(value)), is_met: value <= goal })
     };
+    let below = |peer: &str| {
+        let (ours, theirs) = (median(OURS, Figure::RssKib)?, median(peer, Figure::RssKib)?);
+        let text = format!("… and below the {} KiB of {peer}", number(theirs));
+        Some(Goal { text, measured: format!("{} KiB", number(ours)), is_met: ours < theirs })
+    };
     let ratio = || {
         let ratio = results.ratio(OURS_PLAIN, KERNEL, Figure::ManyStartMs)?;
         let many = thousands(results.settings.many);
@@ -287,9 +344,8 @@ fn all_goals(results: &Results) -> Vec<Goal> {
         under_every_peer(results, "… and sooner than under any peer", Figure::ReplacementMs, " ms"),
         most("no context switch when idle".to_owned(), OURS, Figure::IdleSwitchesPerS, " / s", 0.0),
         most(format!("RSS of {} KiB", number(RSS_GOAL_KIB)), OURS, Figure::RssKib, " KiB", RSS_GOAL_KIB),
-        median("nginx", Figure::RssKib).and_then(|nginx| {
-            most(format!("RSS below nginx's {} KiB", number(nginx)), OURS, Figure::RssKib, " KiB", nginx)
-        }),
+        below("nginx"),
+        below("bash original"),
         ratio(),
     ];
     let lossless = results.peers.iter().filter(|peer| peer.name.starts_with("propane")).filter_map(|peer| {
@@ -319,15 +375,16 @@ fn under_every_peer(results: &Results, text: &str, figure: Figure, unit: &str) -
 
 fn participants(results: &Results) -> String {
     let mut text = String::from(
-        "## Who took part\n\n| | version | worker | reloads by | remarks |\n| --- | --- | --- | --- | --- |\n",
+        "## Who took part, and what they cannot do\n\n| | version | worker | reloads by | remarks |\n| --- | --- | --- | --- | --- |\n",
     );
     for Measured { name, version, worker, reload, notes } in &results.peers {
         let _ = writeln!(text, "| {name} | {version} | {worker} | {reload} | {} |", notes.join("; "));
     }
     text.push_str(
-        "\nThe *plain worker* is `crates/xtask/examples/bench_worker.rs`: it binds for itself with `SO_REUSEPORT`, answers one \
-         request after the other, and ends at once when it is told to, as most small servers do. *Compiled* workers are parts \
-         of the peer itself. Servers that run no commands take no part in *many workers* and *crash loop*.\n",
+        "\nThe *plain worker* is `crates/xtask/examples/bench_worker.rs`: it answers one request after the other, and when it \
+         is told to end it finishes the one that it is at. It binds for itself with `SO_REUSEPORT`, or serves the socket that \
+         its manager hands it. *Compiled* workers are parts of the peer itself. Servers that run no commands take no part in \
+         *many workers* and *crash loop*.\n",
     );
     for (heading, list) in [("Left out", &results.skipped), ("Did not get through", &results.failed)] {
         if !list.is_empty() {
@@ -400,11 +457,12 @@ mod tests {
         for line in [
             "| **propane** | its own | 11.0 (10.5–11.5) | – |",
             "| nginx | its own | 28.0 (24.0–32.0) | 2.5 |",
-            "- four workers answer, ms: propane leads.",
-            "- replaced, ms: propane is **behind** nginx, 1.1 against 0.55.",
-            "| **propane** | its own | 0 of 4,000 | – |",
-            "| nginx | its own | 3 of 3,000 | – |",
-            "- failed requests of all: propane leads.",
+            "- propane leads: four workers answer, ms (propane).",
+            "- propane is behind: replaced, ms (propane; nginx).",
+            "propane leads in 2, ties in 0 and is behind in 1.",
+            "- A worker is killed, replaced, ms: propane 1.1, nginx 0.55. A server",
+            "| **propane** | its own | 0 of 4,000 |",
+            "| nginx | its own | 3 of 3,000 |",
             "| RSS of 4,096 KiB | 4,050 KiB | met |",
             "| … and sooner than under any peer | 1.1 ms against 0.55 ms (nginx) | **not met** |",
             "- puma: puma is not installed",

@@ -59,7 +59,7 @@ pub(super) struct Machine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub(super) rounds: usize,
-    /// Rounds of what takes long and varies little: many workers and crash loops.
+    /// Rounds of what takes long and varies little: idleness, killed managers, many workers and crash loops.
     pub(super) long_rounds: usize,
     pub(super) workers: usize,
     pub(super) idle_seconds: u64,
@@ -67,6 +67,8 @@ pub(super) struct Settings {
     pub(super) clients: usize,
     pub(super) few: usize,
     pub(super) many: usize,
+    /// How often propane and the kernel start and stop many workers in a round, in turn.
+    pub(super) crowds: usize,
     pub(super) crash_seconds: u64,
     pub(super) config_runs: usize,
 }
@@ -219,6 +221,7 @@ pub(super) mod tests {
                 clients: 32,
                 few: 100,
                 many: 1000,
+                crowds: 1,
                 crash_seconds: 3,
                 config_runs: 20,
             },

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::manager::Outcome;
 
-use super::launch::{Delays, Scene, Tools};
+use super::launch::{self, Delays, Scene, Tools};
 use super::peers::{Peer, Reload};
 use super::probe;
 use super::system::{self, Interrupt, LOOK_INTERVAL, SLOW_LOOK_INTERVAL, Usage};
@@ -78,6 +78,7 @@ impl<'a> Subject<'a> {
         interrupt: &'a Interrupt,
         mut command: Command,
     ) -> Outcome<Self> {
+        launch::without_settings(&mut command);
         let output = File::create(place.path().join("output"))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // Ctrl-C is for the benchmark, which then ends the rest.
@@ -102,10 +103,16 @@ impl<'a> Subject<'a> {
     }
 
     fn all_answer(&mut self) -> Outcome<Duration> {
-        probe::first_answer(self.place.port, PATIENCE, self.interrupt)?;
+        let (port, interrupt) = (self.place.port, self.interrupt);
+        probe::first_answer(port, PATIENCE, interrupt, || self.is_running())?;
         let wanted = self.place.workers;
         self.workers = probe::answering(self.place.port, PATIENCE, self.interrupt, |pids| pids.len() >= wanted)?;
         Ok(self.began.elapsed())
+    }
+
+    /// Fails once the process that was started has ended: nothing is to be waited for any more.
+    pub(super) fn is_running(&mut self) -> Outcome<()> {
+        system::ended(&mut self.root).map_or(Ok(()), |status| Err(format!("it has ended, {status}").into()))
     }
 
     /// The end of what it has written.

@@ -23,11 +23,10 @@ pub(super) const SLOW_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Set by INT and TERM; a second one ends the process at once.
+    /// Set by INT, TERM and HUP. A second one changes nothing: what runs is ended first, which takes no time.
     pub(super) fn by_signals() -> Outcome<Self> {
         let interrupt = Self::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupt.0))?;
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&interrupt.0))?;
         }
         Ok(interrupt)
@@ -196,6 +195,8 @@ pub(super) struct Usage {
     pub(super) switches: u64,
     /// Time on a processor.
     pub(super) cpu: Duration,
+    /// That of the children that they have reaped.
+    pub(super) children_cpu: Duration,
     pub(super) rss_kib: u64,
     pub(super) pss_kib: u64,
     /// The part of RSS that is no file's.
@@ -211,6 +212,7 @@ impl Usage {
         Self {
             switches: self.switches + other.switches,
             cpu: self.cpu + other.cpu,
+            children_cpu: self.children_cpu + other.children_cpu,
             rss_kib: self.rss_kib + other.rss_kib,
             pss_kib: self.pss_kib + other.pss_kib,
             anonymous_kib: self.anonymous_kib + other.anonymous_kib,
@@ -230,11 +232,19 @@ impl Usage {
         Self {
             switches,
             cpu: Duration::from_nanos(nanos),
+            children_cpu: children_time(&read("stat")),
             rss_kib: number(&memory, "Rss:"),
             pss_kib: number(&memory, "Pss:"),
             anonymous_kib: number(&memory, "Anonymous:"),
         }
     }
+}
+
+/// The time of reaped children (`proc_pid_stat(5)`: cutime and cstime, in clock ticks of a hundredth of a second).
+fn children_time(stat: &str) -> Duration {
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let ticks: u64 = fields.skip(13).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// The first number of the line that begins with `key`.
@@ -260,6 +270,12 @@ mod tests {
         let processes = BTreeMap::from([row(1, 0), row(5, 1), row(9, 5), row(3, 9), row(4, 1)]);
         assert_eq!(below(5, &processes), BTreeSet::from([3, 9]));
         assert_eq!(below(4, &processes), BTreeSet::new());
+    }
+
+    #[test]
+    fn children_that_have_gone_have_used_time_too() {
+        let stat = "12 (a) b) S 7 12 12 0 -1 4194304 9 9 0 0 1 2 30 4 20 0 1 0 100";
+        assert_eq!(children_time(stat), Duration::from_millis(340));
     }
 
     #[test]

@@ -48,6 +48,9 @@ const fn column(figure: Figure, heading: &'static str, among: Among, why: &'stat
     Column { figure, heading, better: Better::Lower, among, shown: Shown::Spread, why }
 }
 
+const SATURATED: &str = "Clients saturate the machine, so the boot of the new workers shows in it. A preforking server forks what \
+                         is loaded already, and who takes long over a reload spreads the work over more time.";
+
 pub(super) const TABLES: &[Table] = &[
     Table {
         title: "Start",
@@ -84,8 +87,9 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         title: "Idle",
-        how: "All processes that are not workers, with four idle workers: context switches of both kinds and time on a \
-              processor, a second; memory from `smaps_rollup`.",
+        how: "All processes that are not workers, with four idle workers: context switches of both kinds, and time on a \
+              processor, that of short-lived helpers included, a second; memory from `smaps_rollup`. Those that do something \
+              every few seconds are watched for longer.",
         columns: &[
             column(
                 Figure::IdleSwitchesPerS,
@@ -93,7 +97,7 @@ pub(super) const TABLES: &[Table] = &[
                 Among::All,
                 "Descriptor checks, where they are on.",
             ),
-            column(Figure::IdleCpuUsPerS, "CPU, µs / s", Among::All, ""),
+            column(Figure::IdleCpuUsPerS, "CPU, µs / s", Among::All, "Descriptor checks, where they are on."),
             column(
                 Figure::RssKib,
                 "RSS, KiB",
@@ -121,7 +125,7 @@ pub(super) const TABLES: &[Table] = &[
         how: "Four workers are replaced by the peer's own way of reloading, while clients ask without pause on a new \
               connection for each request. A request fails when it is refused, reset, cut short, answered with anything but \
               2xx, or not answered in 15 s. The duration ends when the old workers have gone and four new ones have answered. \
-              Holding times are 0 where there are any.",
+              Holding times are 0, but for the bash original's, which is all the time that its new workers get.",
         columns: &[
             Column {
                 shown: Shown::SumOf(Figure::Requests),
@@ -133,20 +137,8 @@ pub(super) const TABLES: &[Table] = &[
                      keeps the queue.",
                 )
             },
-            column(
-                Figure::P99Ms,
-                "p99, ms",
-                Among::SameWorker,
-                "Clients saturate the machine, so the boot of the new workers shows in it: a preforking server forks what is loaded \
-                 already.",
-            ),
-            column(
-                Figure::MaxMs,
-                "longest, ms",
-                Among::SameWorker,
-                "Clients saturate the machine, so the boot of the new workers shows in it: a preforking server forks what is loaded \
-                 already.",
-            ),
+            column(Figure::P99Ms, "p99, ms", Among::SameWorker, SATURATED),
+            column(Figure::MaxMs, "longest, ms", Among::SameWorker, SATURATED),
             column(
                 Figure::ReloadMs,
                 "duration, ms",
@@ -159,7 +151,8 @@ pub(super) const TABLES: &[Table] = &[
     Table {
         title: "Stop",
         how: "From the stop signal until the manager and all workers have gone, after the reload above; the processes that are \
-              there 2 s later, and the sockets, FIFOs and pid files in its directory. *Workers left*: how many of four are \
+              there 2 s later, and the sockets, FIFOs and pid files in its directory (those of s6 and runit are parts of a \
+              service). *Workers left*: how many of four are \
               alive 2 s after `kill -9` of the manager.",
         columns: &[
             column(Figure::StopMs, "stop, ms", Among::SameWorker, "The workers' own end is most of it."),
@@ -172,7 +165,7 @@ pub(super) const TABLES: &[Table] = &[
         title: "Many workers",
         how: "Copies of a program that says that it runs, and waits. Until the last has said so; until all have gone; the \
               managing processes' memory. *The kernel alone* is a bare loop of `posix_spawn` over the same program, and of \
-              `kill` and `waitpid`, in the same round.",
+              `kill` and `waitpid`, right before each of propane's crowds.",
         columns: &[
             column(Figure::FewStartMs, "few: start, ms", Among::All, "propane's own boot is in it."),
             column(Figure::FewStopMs, "few: stop, ms", Among::All, ""),
