@@ -6,6 +6,9 @@ const MAX_EXTENSION_BYTES: u32 = 4096;
 /// Bytes of trailer fields in one body.
 const MAX_TRAILER_BYTES: u32 = 8192;
 
+/// Trailer fields of one body. The parser's own number.
+const MAX_TRAILER_FIELDS: u32 = 100;
+
 /// How many hexadecimal digits a chunk size may have; also leading zeros count.
 const MAX_SIZE_DIGITS: u8 = 16;
 
@@ -23,6 +26,7 @@ pub(super) struct Chunked {
     at: At,
     extension_bytes: u32,
     trailer_bytes: u32,
+    trailer_fields: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +94,8 @@ impl Chunked {
 
     fn trailer(&mut self, byte: u8) -> At {
         self.trailer_bytes += 1;
-        if self.trailer_bytes > MAX_TRAILER_BYTES {
+        self.trailer_fields += u32::from(self.at == At::TrailerStart && byte != b'\r');
+        if self.trailer_bytes > MAX_TRAILER_BYTES || self.trailer_fields > MAX_TRAILER_FIELDS {
             return At::Fault;
         }
         match (self.at, byte) {

@@ -172,6 +172,10 @@ fn chunked_bodies_are_taken_to_the_letter() {
     assert_eq!(whole(&extension).2, Place::BadBody);
     let trailer = format!("{head}0\r\nx: {}\r\n", "x".repeat(9000));
     assert_eq!(whole(&trailer).2, Place::BadBody);
+    let fields = |count| format!("{head}0\r\n{}\r\n", "x:\r\n".repeat(count));
+    assert_eq!(whole(&fields(100)).2, Place::Head);
+    assert_eq!(differential::check(fields(100).as_bytes(), &[], LIMITS), 1);
+    assert_eq!(whole(&fields(101)).2, Place::BadBody);
 }
 
 #[test]
@@ -234,6 +238,17 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         "0\r\n\r\n",
         "0\r\nA: b\r\n\r\n",
         "3;x\r\nabc\r\n",
+        "00003\r\nabc\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n",
+        "GET http://a/b HTTP/1.1\r\nHost: a\r\n",
+        "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n",
+        "GET / HTTP/1.0\r\nConnection: keep-alive\r\n",
+        "Connection: close\r\n",
+        "Expect: 100-continue\r\n",
+        "Content-Length: 0\r\n",
+        "content-length: 3\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         " ",
         "\0",
     ];
@@ -243,7 +258,92 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Something like a request: whole or nearly so, with what decides over its body said once, twice or not at all.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    let one_of = |words: &'static [&'static str]| prop::sample::select(words).prop_map(|word| word.as_bytes().to_vec());
+    let line = one_of(&[
+        "GET / HTTP/1.1\r\nHost: a\r\n",
+        "POST /x HTTP/1.1\r\nHost: a\r\n",
+        "POST / HTTP/1.0\r\n",
+        "\r\nPOST / HTTP/1.1\r\nHost: a\r\n",
+    ]);
+    let field = one_of(&[
+        "Content-Length: 3\r\n",
+        "Content-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "transfer-encoding: x, chunked\r\n",
+        "Content-Length : 3\r\n",
+        "X: y\n",
+        "X: y\r\n z\r\n",
+        "X: y\rContent-Length: 3\r\n",
+        "X: y\r\n",
+        "Host: b\r\n",
+        "Upgrade: x\r\n",
+        "Upgrade: h2c\r\n",
+        "Connection: keep-alive\r\n",
+    ]);
+    let body = one_of(&[
+        "",
+        "abc",
+        "abcde",
+        "3\r\nabc\r\n0\r\n\r\n",
+        "3;x\r\nabc\r\n0\r\nA: b\r\n\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        "3\nabc\r\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "0\r\n\r\n",
+        "0\r\nA: b\n\r\n",
+    ]);
+    let parts = (line, prop::collection::vec(field, 0..3), body, prop::option::weighted(0.1, piece()));
+    parts.prop_map(|(line, fields, body, noise)| {
+        [line, fields.concat(), b"\r\n".to_vec(), body, noise.unwrap_or_default()].concat()
+    })
+}
+
+/// Streams in which everything has its place: what may be split and what follows what.
+const STREAMS: [&str; 12] = [
+    "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0000d\r\n0123456789\r\n\r\r\n0\r\nA: b\r\nC:\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
+    "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabcHEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET http://a/x?y HTTP/1.1\r\nHost: b\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: a\r\n\r\nCONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\nGET / HTTP/1.0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\nContent-Length: 3\r\n\r\nabc\x01\x02",
+    "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
+];
+
+#[test]
+fn wherever_a_stream_is_split_hyper_reads_what_was_meant() {
+    for stream in STREAMS.map(str::as_bytes) {
+        let at_once = differential::check(stream, &[], LIMITS);
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                assert_eq!(differential::check(stream, &[first, second], LIMITS), at_once, "{first}, {second}");
+            }
+        }
+        let bytewise: Vec<usize> = (0..stream.len()).collect();
+        assert_eq!(differential::check(stream, &bytewise, LIMITS), at_once);
+    }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn hyper_reads_what_passes_as_it_was_meant(
+        pieces in prop::collection::vec(request(), 1..4),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let stream = pieces.concat();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.sort_unstable();
+        differential::check(&stream, &cuts, LIMITS);
+    }
+
     #[test]
     fn what_is_plain_is_a_target_to_the_parser(target in "/[a-zA-Z0-9/_.~?=&%+-]{0,40}") {
         prop_assert!(is_plain(&target));

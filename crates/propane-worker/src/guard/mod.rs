@@ -404,4 +404,6 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;
