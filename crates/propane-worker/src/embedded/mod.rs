@@ -2,7 +2,7 @@
 //!
 //! The manager starts it as `propane worker` when an app brings no server of its own. It takes Arlen's command line and
 //! the environment of [`Settings`], and besides that `ARLEN_APP_ROOT` (default: the working directory),
-//! `ARLEN_SERVE_STATIC` (default yes) and `ARLEN_STATIC_ALLOW_EXTENSIONS` (comma separated; default: all).
+//! `ARLEN_SERVE_STATIC` (default yes) and `ARLEN_STATIC_ALLOW_EXTENSIONS` (comma separated; default: Arlen's list, [`SERVED`]).
 
 mod app;
 mod arguments;
@@ -75,8 +75,8 @@ impl Failure {
 struct Site {
     root: PathBuf,
     serve_static: bool,
-    /// Lower case, without the dot; `None` for every extension.
-    extensions: Option<Vec<String>>,
+    /// Lower case, without the dot.
+    extensions: Vec<String>,
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
@@ -126,18 +126,24 @@ impl Site {
         let site = Self {
             root: variables.raw("ARLEN_APP_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from),
             serve_static: variables.boolean("ARLEN_SERVE_STATIC").unwrap_or(true),
-            extensions: variables.text("ARLEN_STATIC_ALLOW_EXTENSIONS").map(|list| extensions(&list)),
+            extensions: extensions(&variables.text("ARLEN_STATIC_ALLOW_EXTENSIONS").unwrap_or_default()),
         };
         variables.finish().map(|()| site)
     }
 }
 
-/// `css, .JS` as Arlen reads it: commas, blanks around, a leading dot and the case do not matter.
+/// What is served where nothing else is said, as Arlen has it.
+const SERVED: [&str; 17] = [
+    "css", "js", "json", "txt", "html", "htm", "svg", "png", "jpg", "jpeg", "gif", "ico", "webp", "woff", "woff2",
+    "map", "xml",
+];
+
+/// `css, .JS` as Arlen reads it: commas, blanks around, a leading dot and the case do not matter, and none are all of
+/// [`SERVED`].
 fn extensions(list: &str) -> Vec<String> {
-    list.split(',')
-        .map(|word| word.trim().trim_start_matches('.').to_ascii_lowercase())
-        .filter(|word| !word.is_empty())
-        .collect()
+    let words = list.split(',').map(|word| word.trim().trim_start_matches('.').to_ascii_lowercase());
+    let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+    if words.is_empty() { SERVED.map(str::to_owned).to_vec() } else { words }
 }
 
 impl Overrides {
@@ -163,9 +169,14 @@ mod tests {
     #[test]
     fn the_site_has_defaults_and_its_extensions_are_normalised() {
         let (_, site) = read_pairs(&[]).unwrap();
-        assert_eq!(site, Site { root: PathBuf::from("."), serve_static: true, extensions: None });
+        assert_eq!(
+            site,
+            Site { root: PathBuf::from("."), serve_static: true, extensions: SERVED.map(str::to_owned).to_vec() }
+        );
         let (_, site) = read_pairs(&[("ARLEN_STATIC_ALLOW_EXTENSIONS", " css, .JS,,")]).unwrap();
-        assert_eq!(site.extensions, Some(vec!["css".to_owned(), "js".to_owned()]));
+        assert_eq!(site.extensions, ["css", "js"]);
+        let (_, none) = read_pairs(&[("ARLEN_STATIC_ALLOW_EXTENSIONS", " ,.")]).unwrap();
+        assert_eq!(none.extensions, SERVED);
     }
 
     #[test]

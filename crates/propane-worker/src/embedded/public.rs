@@ -45,14 +45,14 @@ const LOOK: OFlags = OFlags::PATH;
 #[derive(Debug, Clone)]
 pub(super) struct Public {
     dir: Arc<OwnedFd>,
-    extensions: Option<Arc<[String]>>,
+    extensions: Arc<[String]>,
 }
 
 impl Public {
-    /// Opens the directory; none if there is none. With `extensions`, only files that end in one of them exist.
-    pub(super) fn open(path: &Path, extensions: Option<Vec<String>>) -> Result<Option<Self>, PublicError> {
+    /// Opens the directory; none if there is none. Only files that end in one of these exist.
+    pub(super) fn open(path: &Path, extensions: Vec<String>) -> Result<Option<Self>, PublicError> {
         match openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(dir) => Ok(Some(Self { dir: Arc::new(dir), extensions: extensions.map(Arc::from) })),
+            Ok(dir) => Ok(Some(Self { dir: Arc::new(dir), extensions: Arc::from(extensions) })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(PublicError { path: path.to_owned(), source: errno.into() }),
         }
@@ -70,8 +70,7 @@ impl Public {
     }
 
     fn has_served_extension(&self, path: &Path) -> bool {
-        let Some(extensions) = &self.extensions else { return true };
-        let is_served = |path: &Path| extension(path).is_some_and(|extension| extensions.contains(&extension));
+        let is_served = |path: &Path| extension(path).is_some_and(|extension| self.extensions.contains(&extension));
         // What is compressed beforehand is the file without that ending.
         let is_compressed = extension(path).is_some_and(|extension| COMPRESSED.contains(&extension.as_str()));
         is_served(path) || is_compressed && path.file_stem().is_some_and(|stem| is_served(Path::new(stem)))
@@ -196,7 +195,7 @@ mod tests {
         fs::create_dir_all(public.join("css")).unwrap();
         fs::create_dir_all(public.join(".well-known")).unwrap();
         fs::create_dir_all(public.join(".git")).unwrap();
-        for file in ["css/site.css", ".well-known/security.txt", ".git/config", ".env", "Makefile"] {
+        for file in ["css/site.css", ".well-known/security.txt", ".git/config", ".env", ".env.txt", "Makefile"] {
             fs::write(public.join(file), file).unwrap();
         }
         fs::write(root.path().join("secret.txt"), "secret").unwrap();
@@ -206,6 +205,10 @@ mod tests {
         symlink("loop.txt", public.join("loop.txt")).unwrap();
         rustix::fs::mkfifoat(CWD, public.join("pipe.txt"), Mode::RUSR | Mode::WUSR).unwrap();
         root
+    }
+
+    fn extensions(names: &[&str]) -> Vec<String> {
+        names.iter().copied().map(str::to_owned).collect()
     }
 
     fn reads(public: &Public, path: &str) -> Option<String> {
@@ -218,12 +221,14 @@ mod tests {
     #[test]
     fn only_visible_files_inside_are_found() {
         let root = site();
-        let public = Public::open(&root.path().join("public"), None).unwrap().unwrap();
-        for path in ["css/site.css", "./css/site.css", "styles/site.css", ".well-known/security.txt", "Makefile"] {
+        let public = Public::open(&root.path().join("public"), extensions(&["css", "txt"])).unwrap().unwrap();
+        for path in ["css/site.css", "./css/site.css", "styles/site.css", ".well-known/security.txt"] {
             assert!(reads(&public, path).is_some(), "{path} is served");
         }
         let refused = [
+            "Makefile",
             ".env",
+            ".env.txt",
             ".git/config",
             "../secret.txt",
             "css/../../secret.txt",
@@ -256,7 +261,7 @@ mod tests {
     #[test]
     fn allowed_extensions_limit_files_but_not_directories() {
         let root = site();
-        let public = Public::open(&root.path().join("public"), Some(vec!["css".to_owned()])).unwrap().unwrap();
+        let public = Public::open(&root.path().join("public"), extensions(&["css"])).unwrap().unwrap();
         assert!(reads(&public, "css/site.css").is_some());
         assert!(public.look(Path::new("css"), LOOK).is_ok());
         assert!(reads(&public, "Makefile").is_none());
@@ -270,8 +275,8 @@ mod tests {
     #[test]
     fn a_missing_directory_is_none_and_a_file_in_its_place_an_error() {
         let root = site();
-        assert!(Public::open(&root.path().join("nowhere"), None).unwrap().is_none());
-        let error = Public::open(&root.path().join("secret.txt"), None).unwrap_err().to_string();
+        assert!(Public::open(&root.path().join("nowhere"), vec![]).unwrap().is_none());
+        let error = Public::open(&root.path().join("secret.txt"), vec![]).unwrap_err().to_string();
         assert!(error.starts_with("cannot open ") && error.contains("Not a directory"), "{error}");
     }
 }
