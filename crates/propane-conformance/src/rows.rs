@@ -260,6 +260,13 @@ fn limited(limits: Limits) -> Vec<Row> {
             too_large(),
             End::Closed,
         ),
+        row(
+            "more fields than anybody needs",
+            Source::Standard,
+            get("/healthz", &"A: b\r\n".repeat(1000)),
+            too_large(),
+            End::Closed,
+        ),
         contract(
             "a body over the limit",
             post(&format!("Content-Length: {}\r\n", limits.body_bytes + 1), ""),
@@ -287,6 +294,12 @@ fn malformed() -> Vec<Row> {
         bad("a field without a colon", Contract, "GET /healthz HTTP/1.1\r\nHost: a\r\nnothing\r\n\r\n"),
         bad("a blank in a field name", Contract, "GET /healthz HTTP/1.1\r\nHost: a\r\nX Y: b\r\n\r\n"),
         bad("a NUL in a field", Contract, "GET /healthz HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n"),
+        bad("a NUL in a field's name", Contract, "GET /healthz HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n"),
+        bad(
+            "a letter beyond ASCII in a field's name",
+            Standard,
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX\u{e4}: b\r\n\r\n",
+        ),
         bad("a length that is no number", Contract, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"),
         bad("a negative length", Contract, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n"),
         bad("no host", Standard, "GET /healthz HTTP/1.1\r\n\r\n"),
@@ -349,5 +362,6 @@ fn smuggled() -> Vec<Row> {
         ended("a chunk that is longer than it says", "1\r\nab\r\n0\r\n\r\n"),
         ended("a chunk extension with a bare LF", "0;x\ny\r\n\r\n"),
         ended("a trailer that is folded", "0\r\nX: y\r\n z\r\n\r\n"),
+        ended("more trailers than anybody needs", &format!("0\r\n{}\r\n", "A: b\r\n".repeat(1000))),
     ]
 }

@@ -11,7 +11,12 @@ use tokio::time::{Sleep, sleep};
 
 use crate::refusal::Refusal;
 
+/// What is left of a body that nobody reads, and that hyper still reads to keep the connection, if it is there already.
+const READ_IN_PASSING: u64 = 4096;
+
 /// The body of a request.
+///
+/// One that the app does not read to its end costs the connection, unless little is left of it: the answer says so.
 ///
 /// Reading it fails if it is longer than [`RequestLimits::body_bytes`](crate::RequestLimits::body_bytes), if nothing of
 /// it arrives for [`Settings::connection_timeout`](crate::Settings::connection_timeout) although it is waited for, or if
@@ -61,16 +66,22 @@ impl BodyError {
 
 impl Failure {
     const NONE: u8 = 0;
+    const UNREAD: u8 = u8::MAX;
 
     fn set(&self, refusal: Refusal) {
         let number = Refusal::ALL.iter().position(|other| *other == refusal).unwrap_or(0);
         self.0.store(u8::try_from(number + 1).unwrap_or(1), Ordering::Relaxed);
     }
 
+    /// The app has let go of it before its end, and so much is left that the connection has to end with the answer.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::UNREAD
+    }
+
     /// What its client is to be told.
     pub(crate) fn get(&self) -> Option<Refusal> {
         match self.0.load(Ordering::Relaxed) {
-            Self::NONE => None,
+            Self::NONE | Self::UNREAD => None,
             number => Refusal::ALL.get(usize::from(number) - 1).copied(),
         }
     }
@@ -104,6 +115,15 @@ impl Limited {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.left = self.left.checked_sub(length).ok_or(BodyError::TooLarge)?;
         Ok(frame)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let is_short = self.body.size_hint().exact().is_some_and(|left| left <= READ_IN_PASSING);
+        if self.failure.get().is_none() && !self.body.is_end_stream() && !is_short {
+            self.failure.0.store(Failure::UNREAD, Ordering::Relaxed);
+        }
     }
 }
 

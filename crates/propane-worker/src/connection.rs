@@ -167,7 +167,7 @@ impl ClientStream {
                 _ => {}
             }
             match ready!(self.poll_hold(cx)) {
-                Ok(0) if self.held.is_empty() => return Poll::Ready(First::Gone),
+                Ok(0) if !self.holds_a_start() => return Poll::Ready(First::Gone),
                 Ok(0) => return Poll::Ready(First::Refused(Refusal::BadRequest)),
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(First::Gone),
@@ -194,7 +194,20 @@ impl ClientStream {
         let admitted = self.guard.admit(&mut self.held[self.cleared..]);
         self.cleared += admitted.bytes;
         self.heads += admitted.heads;
-        self.activity.bytes_arrived(self.cleared < self.held.len());
+        self.note_arrival(admitted.bytes);
+    }
+
+    /// Empty lines begin nothing: some clients send one behind a body (RFC 9112 §2.2).
+    fn note_arrival(&mut self, admitted: usize) {
+        let holds_a_start = self.holds_a_start();
+        if admitted > 0 || holds_a_start {
+            self.activity.bytes_arrived(holds_a_start);
+        }
+    }
+
+    /// Whether the beginning of a request waits for its rest.
+    fn holds_a_start(&self) -> bool {
+        self.held[self.cleared..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }
 
     /// Passes on what has been cleared.
@@ -220,7 +233,7 @@ impl ClientStream {
             self.held.extend_from_slice(&arrived[admitted.bytes..]);
             self.heads += admitted.heads;
             buf.set_filled(before + admitted.bytes);
-            self.activity.bytes_arrived(!self.held.is_empty());
+            self.note_arrival(admitted.bytes);
         }
         Poll::Ready(Ok(count))
     }
@@ -263,7 +276,7 @@ impl ClientStream {
         }
         match self.guard.place() {
             Place::BadHead(fault) => self.say(fault.into()),
-            _ if !self.held.is_empty() => self.say(Fault::Malformed.into()),
+            _ if self.holds_a_start() => self.say(Fault::Malformed.into()),
             _ => {}
         }
         Poll::Ready(Ok(Gate::Closed))

@@ -49,6 +49,8 @@ struct Granted<B> {
     response: Response<AnswerBody<B>>,
     turn: Option<Turn>,
     upgraded: Option<OwnedSemaphorePermit>,
+    /// It has to be the last one of its connection.
+    is_last: bool,
 }
 
 /// Answers a request, with the app's help.
@@ -81,7 +83,7 @@ where
         let granted = match asked {
             Ok(Either::Left(asked)) => ask(&tracked.context.worker, service, asked, wish).await,
             Ok(Either::Right(response)) => {
-                Ok(Granted { response: response.map(Either::Right), turn: None, upgraded: None })
+                Ok(Granted { response: response.map(Either::Right), turn: None, upgraded: None, is_last: false })
             }
             Err(refusal) => Err(refusal),
         };
@@ -147,7 +149,8 @@ where
         (StatusCode::SWITCHING_PROTOCOLS, Wish::Broken | Wish::None) => return Err(Refusal::InvalidUpgrade),
         _ => None,
     };
-    Ok(Granted { response: response.map(Either::Left), turn: Some(turn), upgraded })
+    let is_last = failure.as_ref().is_some_and(Failure::is_unread);
+    Ok(Granted { response: response.map(Either::Left), turn: Some(turn), upgraded, is_last })
 }
 
 /// The answer as it is sent.
@@ -161,10 +164,12 @@ fn finish<B>(
     let worker = &tracked.context.worker;
     let now = Instant::now();
     let timings = tracked.timings(now);
+    let mut is_last = worker.is_draining();
     let (mut response, upgraded) = match granted {
         Ok(mut granted) => {
             worker.own_headers.finish(granted.response.headers_mut(), worker.date(now), identity, timings);
             tracked.turn = granted.turn;
+            is_last |= granted.is_last;
             (granted.response, granted.upgraded)
         }
         Err(refusal) => {
@@ -176,7 +181,7 @@ fn finish<B>(
     if wish != Wish::None {
         tracked.context.activity.decide(upgraded);
     }
-    if worker.is_draining() && ends_keep_alive(version, response.status()) {
+    if is_last && ends_keep_alive(version, response.status()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     tracked.status = Some(response.status());

@@ -86,6 +86,7 @@ const ROWS: &[Row] = &[
     row("GET", "/digits.txt", &["Range: bytes=2-4"], 206, &[("content-range", "bytes 2-4/10")], Some("234")),
     row("GET", "/digits.txt", &["Range: bytes=-3"], 206, &[("content-range", "bytes 7-9/10")], Some("789")),
     row("GET", "/digits.txt", &["Range: bytes=8-"], 206, &[("content-length", "2")], Some("89")),
+    row("GET", "/digits.txt", &["Range: lines=2-4"], 200, &[], Some("0123456789")),
     row("GET", "/digits.txt", &["Range: bytes=10-"], 416, &[("content-range", "bytes */10")], Some("")),
     row("GET", "/digits.txt", &["Range: bytes=0-1,4-5"], 200, &[], Some("0123456789")),
     row("GET", "/digits.txt", &["Range: bytes=0-1", "If-Range: \"other\""], 200, &[], Some("0123456789")),

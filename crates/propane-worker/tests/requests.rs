@@ -56,6 +56,38 @@ fn whoever_dawdles_over_a_first_request_is_told_and_later_just_closed() {
 }
 
 #[test]
+fn empty_lines_are_no_request_that_was_cut_off() {
+    let (_worker, port) = start(Launch::app());
+    let mut fresh = client(port);
+    fresh.send("\r\n\r\n");
+    fresh.shut_write();
+    let mut old = client(port);
+    old.send("POST /collect HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nabcd\r\n");
+    old.shut_write();
+    assert_eq!(old.answer("POST").body, "4 bytes\n");
+    assert_eq!((fresh.rest(), old.rest()), (vec![], vec![]));
+}
+
+#[test]
+fn a_body_that_nobody_reads_ends_the_connection_and_the_answer_says_so() {
+    const MOST: usize = 1_048_576;
+    let (_worker, port) = start(Launch::app());
+    let mut client = client(port);
+    let mut send = |target: &str, length: usize| {
+        client.send(format!(
+            "POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{}",
+            "x".repeat(length)
+        ));
+        let answer = client.answer("POST");
+        (answer.status, answer.header("connection").map(str::to_owned))
+    };
+    assert_eq!(send("/collect", MOST), (200, None));
+    assert_eq!(send("/missing", 100), (404, None));
+    assert_eq!(send("/missing", MOST), (404, Some("close".to_owned())));
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
 fn a_body_that_keeps_coming_may_take_longer_than_the_timeout() {
     let (_worker, port) = start(Launch::app().set("ARLEN_CONNECTION_TIMEOUT_SECONDS", "1"));
     let mut client = client(port);

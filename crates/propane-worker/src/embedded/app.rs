@@ -110,9 +110,12 @@ impl App {
 
 /// The request as `ServeDir` can take it.
 fn for_files<B>(mut request: Request<B>) -> Request<B> {
-    // Range means something for GET only (RFC 9110 §14.2). If-Range is unknown to it: without Range the client gets the
-    // whole file, which is right in every case, while a part of a file that has changed would spoil what it has.
-    if request.method() != Method::GET || request.headers().contains_key(IF_RANGE) {
+    // Range means something for GET only, and nothing in units that nobody knows (RFC 9110 §14.2). If-Range is unknown to
+    // it: without Range the client gets the whole file, which is right in every case, while a part of a file that has
+    // changed would spoil what it has.
+    let is_in_bytes = |range: &HeaderValue| range.as_bytes().to_ascii_lowercase().starts_with(b"bytes=");
+    let understood = request.headers().get(RANGE).is_some_and(is_in_bytes);
+    if request.method() != Method::GET || !understood || request.headers().contains_key(IF_RANGE) {
         request.headers_mut().remove(RANGE);
     }
     // Its redirects repeat the request's host, which is the client's word, not ours.
