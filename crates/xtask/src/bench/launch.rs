@@ -230,7 +230,8 @@ pub(super) fn gunicorn(scene: &Scene) -> Outcome<Command> {
     let config = gunicorn_config(scene)?;
     let mut command = scene.command("gunicorn");
     command.args(["--bind", &scene.address(), "--workers", &scene.workers.to_string()]);
-    command.args(["--pid", "gunicorn.pid", "--config"]).arg(config).arg("wsgi:application").current_dir(scene.dir);
+    command.arg("--pid").arg(scene.file("gunicorn.pid")).arg("--config").arg(config).arg("wsgi:application");
+    command.current_dir(scene.dir);
     Ok(command)
 }
 
