@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use propane_conformance::{Limits, Source, check, check_session_limit, rows};
 
-const USAGE: &str = "\
+use crate::words::misused;
+
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask conformance --address HOST:PORT [--contract-only] [--max-http-sessions N]
                                [--max-line-bytes N] [--max-head-bytes N] [--max-body-bytes N]
 
@@ -30,10 +32,7 @@ struct Plan {
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     match parse(words) {
         Ok(plan) => compare(&plan),
-        Err(problem) => {
-            eprintln!("xtask conformance: {problem}\n\n{USAGE}");
-            ExitCode::from(2)
-        }
+        Err(problem) => misused("conformance", &problem, USAGE),
     }
 }
 

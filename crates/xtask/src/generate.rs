@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask generate [--check]
 
   --check   write nothing; fail if a file is not what it would be
@@ -19,10 +19,6 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => write(),
         ["--check"] => check(),
-        ["--help" | "-h"] => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
         _ => {
             eprint!("{USAGE}");
             ExitCode::from(2)

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use propane_load::{Load, Mode, Target};
 
-use crate::words::positive;
+use crate::words::{misused, positive};
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask load [--url URL] [--clients N] [--seconds S] [--keep-alive]
 
   --url URL      what to ask for, http only (http://127.0.0.1:3000/)
@@ -31,10 +31,7 @@ struct Plan {
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let plan = match parse(words) {
         Ok(plan) => plan,
-        Err(problem) => {
-            eprintln!("xtask load: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(problem) => return misused("load", &problem, USAGE),
     };
     let report = Load::on(&plan.target, plan.clients, plan.mode).run_for(Duration::from_secs(plan.seconds));
     print!("{report}");

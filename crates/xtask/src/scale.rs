@@ -7,9 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::manager::{Manager, Outcome, build, scratch_app};
-use crate::words::number_flags;
+use crate::words::{misused, number_flags};
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask scale [--workers N]
 
   --workers N  the most workers (1000); an eighth, a quarter and a half of it are measured as well
@@ -23,10 +23,7 @@ while everybody is being replaced.
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let [workers] = match number_flags(words, [("--workers", 1000)]) {
         Ok(numbers) => numbers,
-        Err(problem) => {
-            eprintln!("xtask scale: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(problem) => return misused("scale", &problem, USAGE),
     };
     match measure(workers) {
         Ok(()) => ExitCode::SUCCESS,

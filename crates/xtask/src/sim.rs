@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use propane_sim::coverage::{Fault, Mark, Sent, Step};
 use propane_sim::{Failure, Rule, Tally};
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask sim [--schedules N] [--seed S] [--threads T] [--coverage]
 
   --schedules N  how many schedules to run (default 100000); 1 tells the schedule as a story

@@ -7,9 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::manager::{Manager, Outcome, build, scratch_app, spin_until};
-use crate::words::number_flags;
+use crate::words::{misused, number_flags};
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask soak [--reloads N] [--kills N]
 
   --reloads N  how many HUPs, each awaited (1000)
@@ -27,10 +27,7 @@ const RSS_GROWTH_KIB_MAX: u64 = 512;
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let [reloads, kills] = match number_flags(words, [("--reloads", 1000), ("--kills", 1000)]) {
         Ok(numbers) => numbers,
-        Err(problem) => {
-            eprintln!("xtask soak: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(problem) => return misused("soak", &problem, USAGE),
     };
     match soak(reloads, kills) {
         Ok(true) => ExitCode::SUCCESS,

@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::manager::{Outcome, release, spin_until};
-use crate::words::number_flags;
+use crate::words::{misused, number_flags};
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask throughput [--rounds N] [--seconds N] [--clients N] [--idle N]
 
   --rounds N   how often each of the two is measured (5)
@@ -41,10 +41,7 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let flags = [("--rounds", 5), ("--seconds", 4), ("--clients", 64), ("--idle", 10_000)];
     let numbers = match number_flags(words, flags) {
         Ok(numbers) => numbers,
-        Err(problem) => {
-            eprintln!("xtask throughput: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(problem) => return misused("throughput", &problem, USAGE),
     };
     let [rounds, seconds, clients, idle] = numbers;
     match build().and_then(|programs| {

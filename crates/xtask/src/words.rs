@@ -1,6 +1,13 @@
 //! The few words that tasks take.
 
+use std::process::ExitCode;
 use std::str::FromStr;
+
+/// Says what is wrong with the words, and how the task is used.
+pub(crate) fn misused(task: &str, problem: &str, usage: &str) -> ExitCode {
+    eprintln!("xtask {task}: {problem}\n\n{usage}");
+    ExitCode::from(2)
+}
 
 /// Reads `--flag N` pairs; what is not given has its default. Numbers are at least 1.
 pub(crate) fn number_flags<const COUNT: usize>(

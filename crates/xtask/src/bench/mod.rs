@@ -24,7 +24,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::manager::{Outcome, build, build_worker};
-use crate::words::positive;
+use crate::words::{misused, positive};
 
 use launch::Tools;
 use measures::Bench;
@@ -33,7 +33,7 @@ use report::{BASH, KERNEL, OURS, OURS_PLAIN};
 use results::{Figure, Measured, Results, Settings, Skipped};
 use system::Interrupt;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [--quick] [--rounds N] [--only SESSIONS] [--peers NAMES] [--install] [--report]
 
   --quick          little of everything, to try it out
@@ -62,10 +62,7 @@ struct Plan {
 pub(crate) fn run(words: impl Iterator<Item = String>) -> ExitCode {
     let plan = match parse(words) {
         Ok(plan) => plan,
-        Err(problem) => {
-            eprintln!("xtask bench: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(problem) => return misused("bench", &problem, USAGE),
     };
     match act(&plan) {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,7 +27,7 @@ const RULE_SCHEDULES: &str = "2000";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask planted [--rules] [NAME]...
 
   --rules  tell as well which rules of the simulator none of the mistakes breaks
