@@ -62,13 +62,7 @@ impl Deadlines {
             }
             Action::Signal { worker, signal: Signal::Term } => self.term(context, books.known(*worker)?),
             Action::Signal { worker, signal: Signal::Kill } => self.kill(context, books.known(*worker)?),
-            Action::Signal { worker, signal: Signal::Abort } => {
-                let entry = books.known(*worker)?;
-                ensure(silent == Some(*worker), Rule::KillLawful, || format!("ABRT without silence: {entry:?}"))?;
-                ensure(entry.presence == Presence::Alive, Rule::OnlyAliveSignalled, || format!("{entry:?}"))?;
-                entry.aborted_at = Some(context.now);
-                Ok(())
-            }
+            Action::Signal { worker, signal: Signal::Abort } => abort(context, books.known(*worker)?, silent),
             Action::Report(report) => self.report(context, books, report),
             _ => Ok(()),
         }
@@ -197,6 +191,16 @@ impl Deadlines {
             })
         })
     }
+}
+
+/// ABRT, to a worker that runs, that has said nothing for as long as it may, and of which that was reported.
+fn abort(context: &Context, entry: &mut Entry, reported: Option<WorkerId>) -> Result<(), Violation> {
+    let is_silent = context.is_time() && entry.is_wanted() && entry.beat_by.is_some_and(|by| by <= context.now);
+    ensure(is_silent, Rule::AbortDeserved, || format!("{entry:?} at {}", context.now))?;
+    ensure(entry.presence == Presence::Alive, Rule::OnlyAliveSignalled, || format!("ABRT to {entry:?}"))?;
+    ensure(reported == Some(entry.id), Rule::KillLawful, || format!("ABRT without a word: {entry:?}"))?;
+    entry.aborted_at = Some(context.now);
+    Ok(())
 }
 
 /// Whether a worker is one of a rollout that failed, and was never of use.

@@ -47,14 +47,14 @@ impl Supervisor {
     }
 
     /// Whether HTTP workers of an earlier rollout are still on their way out: with those of another one they would be
-    /// more than `reloadMaxSurge` allows. Those that were killed do not count, because nothing more can be done.
+    /// more than `reloadMaxSurge` allows. Those that were killed do not count, because nothing more can be done; one that
+    /// dumps core is waited for by the rollout itself (`old_are_gone`).
     pub(super) fn has_leftovers(&self) -> bool {
         let leaving = |worker: &Worker| match &worker.state {
             State::TurnedAway { reason, .. }
             | State::Draining { reason, .. }
             | State::Lingering { reason, kill_at: Some(_), .. } => *reason != StopReason::ScaleDown,
             State::Spawning { doomed: Some(doom) } => doom.reason != StopReason::ScaleDown,
-            State::Aborting { .. } => true,
             _ => false,
         };
         self.workers
