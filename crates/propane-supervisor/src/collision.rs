@@ -2,6 +2,24 @@
 
 use crate::{procinfo, sockdiag};
 
+/// A worker that has died.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead {
+    /// Whether it served HTTP, or was to.
+    pub(crate) serves_http: bool,
+    /// Whether it was ever able to.
+    pub(crate) was_ready: bool,
+    /// Whether it had to bind by itself.
+    pub(crate) binds_by_itself: bool,
+}
+
+impl Dead {
+    /// Whether it may have died because it could not bind. One that has served could.
+    pub(crate) fn may_have_collided(self) -> bool {
+        self.serves_http && self.binds_by_itself && !self.was_ready
+    }
+}
+
 /// The worker among `workers` whose processes alone hold every listener on `port`, if it is one.
 pub(crate) fn owner(port: u16, workers: &[i32]) -> Option<i32> {
     let listeners = sockdiag::listeners(port).unwrap_or_default();
@@ -26,6 +44,15 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn only_one_that_had_to_bind_and_never_served_is_suspected() {
+        for bits in 0..8 {
+            let [serves_http, was_ready, binds_by_itself] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let dead = Dead { serves_http, was_ready, binds_by_itself };
+            assert_eq!(dead.may_have_collided(), bits == 1 | 4, "{dead:?}");
+        }
+    }
 
     #[test]
     fn a_sole_owner_is_found() {

@@ -76,6 +76,14 @@ pub(crate) fn interval(age: Duration) -> Duration {
     (age / 10).clamp(Duration::from_millis(5), Duration::from_millis(50))
 }
 
+/// How many times as long as a look at those who leave the manager does something else.
+const LOOK_SHARE: u32 = 4;
+
+/// When the manager may look again at those who leave, after a look that began and ended then.
+pub(crate) fn rested(began: Time, ended: Time) -> Time {
+    ended + ended.since(began) * LOOK_SHARE
+}
+
 /// A slot that is given up.
 #[derive(Debug)]
 struct LeavingSlot {
@@ -191,6 +199,14 @@ mod tests {
     fn looks_get_rarer() {
         for (age, expected) in [(0, 5), (100, 10), (300, 30), (60_000, 50)] {
             assert_eq!(interval(ms(age)), ms(expected), "{age}");
+        }
+    }
+
+    #[test]
+    fn a_look_is_followed_by_a_rest_four_times_as_long() {
+        let at = |millis: u64| Time::from_micros(millis * 1000);
+        for (began, ended, expected) in [(7, 7, 7), (100, 101, 105), (100, 150, 350)] {
+            assert_eq!(rested(at(began), at(ended)), at(expected), "{began} {ended}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use propane_core::{Time, WorkerId};
+use propane_core::{Proof, Time, WorkerId};
 
 use crate::sockets::Address;
 use crate::{procinfo, readiness, sockdiag};
@@ -84,6 +84,35 @@ impl Watch {
         let rarely = (now.since(self.since) / 2).clamp(INTERVAL, INTERVAL_MAX);
         self.look_at = now + if self.waiting.is_some() { INTERVAL } else { rarely };
         Verdict::Unknown
+    }
+}
+
+/// Whether a worker that was found ready in this way has yet to show that it takes what waits: one that was seen to wait
+/// on its socket, or to own it, does.
+pub(crate) fn has_to_be_shown(proof: Proof) -> bool {
+    match proof {
+        Proof::Notified | Proof::Unproven => true,
+        Proof::Accepting | Proof::Listening | Proof::Running => false,
+    }
+}
+
+/// What a worker does that was not ready in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Misplaced {
+    /// It leaves the socket that it was given alone, and listens by itself.
+    Ignores(Finding),
+    /// It was to bind by itself, and has bound another address.
+    Elsewhere(SocketAddr),
+}
+
+impl Misplaced {
+    /// What it comes down to that a worker listens `elsewhere`.
+    pub(crate) fn of(was_given_a_socket: bool, elsewhere: SocketAddr) -> Self {
+        if was_given_a_socket {
+            Self::Ignores(Finding { queued: 0, elsewhere: Some(elsewhere) })
+        } else {
+            Self::Elsewhere(elsewhere)
+        }
     }
 }
 
@@ -245,5 +274,18 @@ mod tests {
             assert_eq!(watch.judge(at(second), Sight { queued, ..Sight::default() }), Verdict::Unknown);
             assert_eq!(watch.look_at, at(next), "at {second}");
         }
+    }
+
+    #[test]
+    fn only_one_that_was_not_seen_to_accept_has_to_show_it() {
+        let proofs = [Proof::Notified, Proof::Unproven, Proof::Accepting, Proof::Listening, Proof::Running];
+        assert_eq!(proofs.map(has_to_be_shown), [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_socket_that_was_given_is_ignored_and_another_address_is_a_mistake() {
+        let place = "127.0.0.1:8000".parse().unwrap();
+        let ignores = Misplaced::Ignores(Finding { queued: 0, elsewhere: ELSEWHERE });
+        assert_eq!([true, false].map(|given| Misplaced::of(given, place)), [ignores, Misplaced::Elsewhere(place)]);
     }
 }

@@ -29,8 +29,22 @@ fn is_dead(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X')
 }
 
+/// To whom a process belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kin {
+    /// Its process group.
+    pub(crate) group: i32,
+    /// The pid of its parent.
+    pub(crate) parent: i32,
+}
+
+/// To whom the process `pid` belongs, if there is one.
+pub(crate) fn kin(pid: i32) -> Option<Kin> {
+    stat(pid).map(|stat| Kin { group: stat.pgrp, parent: stat.ppid })
+}
+
 /// `/proc/PID/stat`.
-pub(crate) fn stat(pid: i32) -> Option<Stat> {
+fn stat(pid: i32) -> Option<Stat> {
     Process::new(pid).and_then(|process| process.stat()).ok()
 }
 

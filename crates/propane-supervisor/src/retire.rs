@@ -22,7 +22,7 @@ use procfs::process::FDTarget;
 use propane_core::{Time, WorkerId};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use crate::drain::{Handshakes, Queue, Seen, interval};
+use crate::drain::{Handshakes, Queue, Seen, interval, rested};
 use crate::group::Group;
 use crate::sockdiag::{self, Connection, GroupKey, Listener};
 use crate::sockets::Address;
@@ -31,6 +31,10 @@ use crate::{procinfo, steering};
 /// A connection over which nothing has gone for this long, the worker having spoken last, is idle: nobody waits for an
 /// answer on it.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+
+/// How often it is looked who has begun to listen while workers that bind by themselves boot: those who join apart are
+/// known apart.
+const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A worker that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,7 @@ pub(crate) struct Retirement {
     leaving: BTreeMap<WorkerId, Leaving>,
     next_look: Option<Time>,
     has_probed: bool,
+    joins_seen_at: Time,
 }
 
 impl Retirement {
@@ -136,12 +141,26 @@ impl Retirement {
             leaving: BTreeMap::new(),
             next_look: None,
             has_probed: false,
+            joins_seen_at: Time::default(),
         }
     }
 
     /// When the next look is due.
     pub(crate) fn next_look(&self) -> Option<Time> {
         self.next_look
+    }
+
+    /// When it is to be seen again who has joined, while somebody may.
+    pub(crate) fn next_observation(&self) -> Time {
+        self.joins_seen_at + JOIN_INTERVAL
+    }
+
+    /// Takes in who listens now, if it is time to.
+    pub(crate) fn observe_joins(&mut self, now: Time) {
+        if self.next_observation() <= now {
+            self.observe();
+            self.joins_seen_at = now;
+        }
     }
 
     /// Takes in who listens now: often enough that joins and leaves are seen apart.
@@ -453,9 +472,9 @@ impl Retirement {
         outcome
     }
 
-    /// Looks no sooner than this: looking takes time as well.
-    pub(crate) fn rest(&mut self, until: Time) {
-        self.next_look = self.next_look.map(|at| at.max(until));
+    /// A look that began then is over: the next one has its time, because looking takes some as well.
+    pub(crate) fn rest(&mut self, began: Time, ended: Time) {
+        self.next_look = self.next_look.map(|at| at.max(rested(began, ended)));
     }
 
     /// Who of those who leave has drained.

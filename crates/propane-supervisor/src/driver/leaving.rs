@@ -1,0 +1,190 @@
+//! Who gets new connections: those who serve, and not those who leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use propane_core::{Event, WorkerId};
+
+use crate::children::Child;
+use crate::retire::{self, Member, Verdict};
+use crate::sockets::Revival;
+
+use super::Driver;
+
+impl Driver {
+    /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.
+    pub(super) fn steer(&mut self) {
+        if !std::mem::take(&mut self.must_steer) && self.readiness.asked().next().is_none() {
+            return;
+        }
+        let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
+        let reachable = reachable(self.core.serving_workers(), |worker| self.children.is_dead(worker), asked);
+        if let Err(error) = self.sockets.steer(reachable) {
+            tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
+        }
+    }
+
+    /// Has new connections go to others than a worker that leaves.
+    pub(super) fn turn_away(&mut self, worker: WorkerId) {
+        let now = self.now();
+        match self.sockets.inode(self.children.facts(worker).slot) {
+            // What is not served is not given any, from the end of this round on.
+            Some(inode) => self.leaving_slots.add(now, worker, inode),
+            None => self.retirement.turn_away(now, worker),
+        }
+    }
+
+    pub(super) fn count_connections(&mut self, worker: WorkerId) {
+        let Some(child) = self.children.get(worker).filter(|child| child.is_alive()) else { return };
+        let count = retire::connections_in_use(self.sockets.address(), child.pid());
+        self.inbox.push_back(Event::ConnectionsCut { worker, count });
+    }
+
+    /// The HTTP workers that run, and whether new connections may go to them.
+    pub(super) fn members(&self) -> Vec<Member> {
+        let serving = self.core.serving_workers();
+        let alive = self.children.iter().filter(|(_, child)| child.serves_http() && child.is_alive());
+        alive
+            .map(|(worker, child)| Member { worker, pid: child.pid(), serves: serving.contains_key(&worker) })
+            .collect()
+    }
+
+    pub(super) fn look_for_drained(&mut self) {
+        let now = self.now();
+        let empty = self.leaving_slots.look(now);
+        self.inbox.extend(empty.into_iter().map(|(worker, waited)| Event::Drained { worker, waited }));
+        if self.retirement.next_look().is_none_or(|at| at > now) {
+            return;
+        }
+        let verdicts = self.retirement.look(now, &self.members());
+        self.retirement.rest(now, self.now());
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Drained { worker, waited } => self.inbox.push_back(Event::Drained { worker, waited }),
+                Verdict::Refused(reason) => self.stop_steering(&reason),
+            }
+        }
+    }
+
+    /// Once a worker is ready it shows whether its sockets can be steered at all.
+    pub(super) fn probe_steering(&mut self) {
+        if !self.steers || self.retirement.has_probed() {
+            return;
+        }
+        let first = self.members().into_iter().find(|member| member.serves);
+        if let Some(refusal) = first.and_then(|member| self.retirement.probe(member)) {
+            self.stop_steering(&refusal);
+        }
+    }
+
+    /// Goes on as `reuseport` does.
+    fn stop_steering(&mut self, reason: &str) {
+        self.steers = false;
+        self.retirement.give_up(&self.members());
+        self.inbox.push_back(Event::TurningAwayRefused);
+        self.journal.strategy_changed(reason);
+    }
+
+    pub(super) fn close_slot(&mut self, slot: u32) {
+        // The listener is told to end, and nobody is to take that for a mistake.
+        if let Some(listener) = self.sockets.of_slot(slot) {
+            self.poller.remove(listener);
+        }
+        self.sockets.close_slot(slot);
+    }
+
+    /// A worker has ended: whoever comes from here on shall find another one.
+    pub(super) fn leave_to_others(&mut self, dead: WorkerId) {
+        self.must_steer = true;
+        self.leaving_slots.forget(dead);
+        if self.steers && self.children.get(dead).is_some_and(Child::serves_http) {
+            self.retirement.gone(self.now(), dead, &self.members());
+        }
+        if self.sockets.is_shut(self.children.facts(dead).slot) {
+            self.revive();
+        }
+    }
+
+    /// Lets listeners listen again that a worker has shut down.
+    pub(super) fn revive(&mut self) {
+        let revival = match self.sockets.revive() {
+            Ok(Revival::Nothing) => return,
+            Ok(revival) => revival,
+            Err(error) => {
+                tracing::error!("a worker has shut its listener down, and it cannot listen again: {error}");
+                return;
+            }
+        };
+        tell_of_revival(revival);
+        self.inbox.extend(consequence(revival));
+        for listener in self.sockets.listeners() {
+            self.poller.remove(listener);
+            self.poller.add_listener(listener);
+        }
+        self.must_steer = true;
+        self.steer();
+    }
+}
+
+/// What has to follow when listeners listen again: workers that hold one that nobody can connect to are replaced.
+fn consequence(revival: Revival) -> Option<Event> {
+    match revival {
+        Revival::Nothing | Revival::Again => None,
+        Revival::Anew => Some(Event::ReloadRequested),
+    }
+}
+
+fn tell_of_revival(revival: Revival) {
+    match revival {
+        Revival::Nothing => {}
+        Revival::Again => tracing::warn!(
+            "a worker has shut its listener down, and what waited there was lost; it listens again \
+             (a worker that leaves should close it instead)"
+        ),
+        Revival::Anew => tracing::error!(
+            "a worker has shut the UNIX socket down, which ends it for all workers; it is made anew, and the \
+             workers are replaced (a worker that leaves should close it instead)"
+        ),
+    }
+}
+
+/// Slots with a worker that takes connections and is not known to be dead, and those whose workers are `asked` for their
+/// readiness path: else nobody could answer there.
+fn reachable(
+    serving: &BTreeMap<WorkerId, u32>,
+    is_dead: impl Fn(WorkerId) -> bool,
+    asked: impl Iterator<Item = u32>,
+) -> BTreeSet<u32> {
+    let served = serving.iter().filter(|(worker, _)| !is_dead(**worker)).map(|(_, slot)| *slot);
+    served.chain(asked).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_reachable_that_somebody_serves_or_is_asked_about() {
+        // Workers with their slots, who is dead, slots that are asked -> slots.
+        type Row = (&'static [(u64, u32)], &'static [u64], &'static [u32], &'static [u32]);
+        let table: [Row; 6] = [
+            (&[], &[], &[], &[]),
+            (&[(0, 0), (1, 1)], &[], &[], &[0, 1]),
+            (&[(0, 0), (1, 1)], &[0], &[], &[1]),
+            // The old worker has died, and its successor serves already.
+            (&[(0, 0), (1, 1), (2, 0)], &[0], &[], &[0, 1]),
+            (&[(0, 0)], &[0], &[0, 3], &[0, 3]),
+            (&[(0, 0)], &[0], &[], &[]),
+        ];
+        for (serving, dead, asked, expected) in table {
+            let serving = serving.iter().map(|(worker, slot)| (WorkerId(*worker), *slot)).collect();
+            let found = reachable(&serving, |worker| dead.contains(&worker.0), asked.iter().copied());
+            assert!(found.iter().eq(expected), "{serving:?} {dead:?} {asked:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_socket_that_is_another_one_replaces_the_workers() {
+        let found = [Revival::Nothing, Revival::Again, Revival::Anew].map(consequence);
+        assert_eq!(found, [None, None, Some(Event::ReloadRequested)]);
+    }
+}

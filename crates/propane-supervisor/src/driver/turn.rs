@@ -1,0 +1,152 @@
+//! How the loop shares its time out: when spawns have had their turn, when deadlines may be judged, when the state file is
+//! written, how long to wait. Pure: what is to be known of the world is an argument.
+
+use std::time::Duration;
+
+use propane_core::Time;
+
+/// How often a group whose leader is gone is looked at: its last process may not be a child of this manager, and then
+/// nothing tells of its end.
+const LINGER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long spawns may go on before the world is looked at again: a signal waits no longer than this and one spawn, however
+/// many workers are to be started.
+const SPAWN_TURN: Duration = Duration::from_millis(3);
+
+/// How old the state file may be while a crowd of workers is being started: all of them are in it each time.
+const SAVE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Whether one more worker may be started in a turn that has lasted this long.
+pub(super) fn spawns_go_on(elapsed: Duration) -> bool {
+    elapsed < SPAWN_TURN
+}
+
+/// What there is to do before anything else happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backlog {
+    /// Workers that are to be started.
+    pub(super) spawns: bool,
+    /// There may be dead children that nobody has looked for.
+    pub(super) deaths: bool,
+}
+
+impl Backlog {
+    /// Whether nothing is left to do. Until then, who has just died could be taken for one who neglects its socket.
+    pub(super) fn is_empty(self) -> bool {
+        !self.spawns && !self.deaths
+    }
+}
+
+/// Whether deadlines may be judged after a wait: only when nothing waits to be heard, because a deadline must not be judged
+/// before a word that met it. `took_all` is whether the kernel had no more to tell than was taken.
+pub(super) fn may_judge(now: Time, due: Option<Time>, took_all: bool, backlog: Backlog) -> bool {
+    took_all && !backlog.deaths && due.is_some_and(|at| at <= now)
+}
+
+/// How long to wait: until the first of what is `due`, or not at all while there is more to do.
+pub(super) fn timeout(
+    now: Time,
+    backlog: Backlog,
+    lingers: bool,
+    due: impl IntoIterator<Item = Option<Time>>,
+) -> Option<Duration> {
+    let own = [lingers.then(|| now + LINGER_INTERVAL), (!backlog.is_empty()).then_some(now)];
+    due.into_iter().chain(own).flatten().min().map(|due| due.since(now))
+}
+
+/// When the state file was last brought up to date.
+#[derive(Debug, Default)]
+pub(super) struct Saves {
+    last: Time,
+}
+
+impl Saves {
+    /// Whether the file is to be brought up to date, which is taken as done: before the manager waits, and where there is
+    /// no end of what there is to do, often enough.
+    pub(super) fn is_due(&mut self, now: Time, backlog: Backlog) -> bool {
+        let is_due = backlog.is_empty() || now.since(self.last) >= SAVE_INTERVAL;
+        if is_due {
+            self.last = now;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Backlog = Backlog { spawns: false, deaths: false };
+    const SPAWNS: Backlog = Backlog { spawns: true, deaths: false };
+    const DEATHS: Backlog = Backlog { spawns: false, deaths: true };
+
+    fn at(millis: u64) -> Time {
+        Time::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn spawns_have_three_milliseconds() {
+        for (micros, expected) in [(0, true), (2_999, true), (3_000, false), (900_000, false)] {
+            assert_eq!(spawns_go_on(Duration::from_micros(micros)), expected, "{micros}");
+        }
+    }
+
+    #[test]
+    fn deadlines_are_judged_when_everything_was_heard() {
+        let table = [
+            (Some(at(9)), true, IDLE, true),
+            (Some(at(10)), true, IDLE, true),
+            (Some(at(11)), true, IDLE, false),
+            (None, true, IDLE, false),
+            (Some(at(9)), false, IDLE, false),
+            (Some(at(9)), true, DEATHS, false),
+            // A spawn says nothing of what has happened.
+            (Some(at(9)), true, SPAWNS, true),
+        ];
+        for (due, took_all, backlog, expected) in table {
+            assert_eq!(may_judge(at(10), due, took_all, backlog), expected, "{due:?} {took_all} {backlog:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_first_that_is_due() {
+        // What is to be done, whether anybody lingers, what is due -> milliseconds.
+        type Row = (Backlog, bool, &'static [Option<Time>], Option<u64>);
+        const LATE: Option<Time> = Some(Time::from_micros(70_000));
+        const SOON: Option<Time> = Some(Time::from_micros(20_000));
+        const PAST: Option<Time> = Some(Time::from_micros(3_000));
+        let table: [Row; 8] = [
+            (IDLE, false, &[], None),
+            (IDLE, false, &[None, None], None),
+            (IDLE, false, &[LATE, None, SOON], Some(10)),
+            (IDLE, false, &[PAST], Some(0)),
+            (IDLE, true, &[], Some(50)),
+            (IDLE, true, &[SOON], Some(10)),
+            (SPAWNS, true, &[SOON], Some(0)),
+            (DEATHS, false, &[], Some(0)),
+        ];
+        for (backlog, lingers, due, expected) in table {
+            let waits = timeout(at(10), backlog, lingers, due.iter().copied());
+            assert_eq!(waits, expected.map(Duration::from_millis), "{backlog:?} {lingers} {due:?}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_saved_before_a_wait_and_twenty_times_a_second_in_a_crowd() {
+        let mut saves = Saves::default();
+        let table = [
+            (10, SPAWNS, false),
+            (49, DEATHS, false),
+            (50, SPAWNS, true),
+            (60, SPAWNS, false),
+            (61, IDLE, true),
+            (110, SPAWNS, false),
+            (111, SPAWNS, true),
+            (112, IDLE, true),
+            (113, IDLE, true),
+        ];
+        for (millis, backlog, expected) in table {
+            assert_eq!(saves.is_due(at(millis), backlog), expected, "{millis} {backlog:?}");
+        }
+    }
+}
