@@ -355,7 +355,12 @@ impl Fields {
         let name = field.name;
         // By length first: nearly every field is none of these.
         match name.len() {
-            4 if name.eq_ignore_ascii_case("host") => self.hosts += 1,
+            4 if name.eq_ignore_ascii_case("host") => {
+                if !is_host(field.value) {
+                    return Err(Fault::Malformed);
+                }
+                self.hosts += 1;
+            }
             7 if name.eq_ignore_ascii_case("upgrade") => {
                 self.upgrades += 1;
                 self.http2_at = field.value.eq_ignore_ascii_case(b"h2c").then_some(at);
@@ -390,6 +395,23 @@ impl Fields {
         let asks_for_upgrade = current && self.upgrades > 0 && declined_at.is_none();
         Ok(Head { length, asks_for_upgrade, declined_at })
     }
+}
+
+/// A name or an address, and perhaps a port (RFC 9110 §7.2). It may be empty, where the target has none.
+fn is_host(text: &[u8]) -> bool {
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let in_address = |byte: &u8| *byte == b':' || in_name(byte);
+    let port = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = memchr::memchr(b']', rest) else { return false };
+            if end == 0 || !rest[..end].iter().all(in_address) {
+                return false;
+            }
+            &rest[end + 1..]
+        }
+        None => &text[text.iter().take_while(|byte| in_name(byte)).count()..],
+    };
+    matches!(port.split_first(), None | Some((b':', _))) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// Digits only: no sign, no list, no blank inside, and nothing that the parser would count differently.

@@ -106,6 +106,22 @@ fn heads_that_can_be_read_in_two_ways_do_not_pass() {
 }
 
 #[test]
+fn a_host_is_a_name_or_an_address() {
+    let place = |host: &str| whole(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).2;
+    for host in
+        ["", "a", "a:80", "a:", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b.example", "a%20b", "xn--a", "a,b;c='1'"]
+    {
+        assert_eq!(place(host), Place::Head, "{host:?}");
+    }
+    for host in [
+        "a b", "a\tb", "a/b", "a@b", "a:x", "a:80:80", "http://a", "a?b", "a#b", "a\\b", "a\"", "<a>", "ä", "[::1",
+        "[]", "::1", "[::1]a", "[::1]80", "[a/b]",
+    ] {
+        assert_eq!(place(host), Place::BadHead(Fault::Malformed), "{host:?}");
+    }
+}
+
+#[test]
 fn heads_over_the_limits_do_not_pass() {
     let line =
         |length: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(length - "GET / HTTP/1.1".len()));
