@@ -21,6 +21,7 @@ fn app_root() -> TempDir {
         ("css/site.css", "p{}\n"),
         ("data.json", "{}\n"),
         ("digits.txt", "0123456789"),
+        ("empty.txt", ""),
         (".env", "SECRET=1\n"),
         (".well-known/security.txt", "Contact: x\n"),
         ("no extension", "plain\n"),
@@ -88,6 +89,11 @@ const ROWS: &[Row] = &[
     row("GET", "/digits.txt", &["Range: bytes=8-"], 206, &[("content-length", "2")], Some("89")),
     row("GET", "/digits.txt", &["Range: lines=2-4"], 200, &[], Some("0123456789")),
     row("GET", "/digits.txt", &["Range: bytes=10-"], 416, &[("content-range", "bytes */10")], Some("")),
+    row("GET", "/digits.txt", &["Range: bytes=-11"], 200, &[], Some("0123456789")),
+    row("GET", "/digits.txt", &["Range: BYTES= 2-4,"], 206, &[("content-range", "bytes 2-4/10")], Some("234")),
+    row("GET", "/digits.txt", &["Range: bytes=4-2"], 200, &[], Some("0123456789")),
+    row("GET", "/empty.txt", &["Range: bytes=0-"], 200, &[("content-length", "0")], Some("")),
+    row("GET", "/empty.txt", &["Range: bytes=-1"], 200, &[("content-length", "0")], Some("")),
     row("GET", "/digits.txt", &["Range: bytes=0-1,4-5"], 200, &[], Some("0123456789")),
     row("GET", "/digits.txt", &["Range: bytes=0-1", "If-Range: \"other\""], 200, &[], Some("0123456789")),
     row("HEAD", "/digits.txt", &["Range: bytes=2-4"], 200, &[("content-length", "10")], Some("")),
@@ -152,6 +158,7 @@ fn what_a_client_has_already_is_not_sent_again() {
     for condition in [format!("If-None-Match: {etag}"), format!("If-Modified-Since: {modified}")] {
         let again = client.ask("GET", "/index.html", &[&condition]);
         assert_eq!((again.status, again.header("etag")), (304, Some(etag)), "{condition}");
+        assert_eq!(again.header("vary"), first.header("vary"), "{condition}");
     }
     fs::write(root.path().join("public/index.html"), "<p>changed\n").unwrap();
     let changed = client.ask("GET", "/index.html", &[&format!("If-None-Match: {etag}")]);

@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 
-use http_body_util::{Either, Full};
-use hyper::body::{Body, Bytes};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS};
+use http_body_util::{Either, Empty, Full};
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE, VARY, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tower::{Service, ServiceExt as _};
 use tower_http::services::ServeDir;
@@ -74,11 +74,7 @@ impl App {
         tower::service_fn(move |request| self.clone().respond(request))
     }
 
-    async fn respond<B>(self, request: Request<B>) -> Result<Response<AppBody>, Infallible>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn respond<B>(self, request: Request<B>) -> Result<Response<AppBody>, Infallible> {
         let mut response = match route(request.method(), request.uri().path()) {
             Route::Files => self.file(request).await,
             Route::NotFound => text(StatusCode::NOT_FOUND),
@@ -88,17 +84,10 @@ impl App {
         Ok(response)
     }
 
-    async fn file<B>(self, request: Request<B>) -> Response<AppBody>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn file<B>(self, request: Request<B>) -> Response<AppBody> {
         let at_root = request.uri().path() == "/";
         let response = match self.files {
-            Some(files) => {
-                let Ok(response) = files.oneshot(for_files(request)).await;
-                present(response)
-            }
+            Some(files) => ask(files, for_files(request)).await,
             None => text(StatusCode::NOT_FOUND),
         };
         if at_root && self.serve_static && response.status() == StatusCode::NOT_FOUND {
@@ -108,27 +97,72 @@ impl App {
     }
 }
 
+/// What `ServeDir` answers, which knows neither parts that are larger than the file, nor parts of nothing: then the whole
+/// of it is right (RFC 9110 §14.1.2).
+async fn ask(files: Files, request: Request<Empty<Bytes>>) -> Response<AppBody> {
+    let without_range = request.headers().get(RANGE).map(|range| {
+        let mut whole = request.clone();
+        whole.headers_mut().remove(RANGE);
+        (whole, range.as_bytes().starts_with(b"bytes=-"))
+    });
+    let Ok(response) = files.clone().oneshot(request).await;
+    let Some((whole, is_suffix)) = without_range else { return present(response) };
+    let of_nothing = |range: &HeaderValue| range.as_bytes().ends_with(b"/0");
+    let misses_the_point = match response.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE => is_suffix,
+        StatusCode::PARTIAL_CONTENT => response.headers().get(CONTENT_RANGE).is_some_and(of_nothing),
+        _ => false,
+    };
+    if !misses_the_point {
+        return present(response);
+    }
+    let Ok(response) = files.oneshot(whole).await;
+    present(response)
+}
+
 /// The request as `ServeDir` can take it.
-fn for_files<B>(mut request: Request<B>) -> Request<B> {
-    // Range means something for GET only, and nothing in units that nobody knows (RFC 9110 §14.2). If-Range is unknown to
-    // it: without Range the client gets the whole file, which is right in every case, while a part of a file that has
-    // changed would spoil what it has.
-    let is_in_bytes = |range: &HeaderValue| range.as_bytes().to_ascii_lowercase().starts_with(b"bytes=");
-    let understood = request.headers().get(RANGE).is_some_and(is_in_bytes);
-    if request.method() != Method::GET || !understood || request.headers().contains_key(IF_RANGE) {
-        request.headers_mut().remove(RANGE);
-    }
+fn for_files<B>(request: Request<B>) -> Request<Empty<Bytes>> {
+    let (mut parts, _) = request.into_parts();
+    // Range means something for GET only. If-Range is unknown to `ServeDir`: without Range the client gets the whole file,
+    // which is right in every case, while a part of a file that has changed would spoil what it has.
+    let range = match parts.headers.remove(RANGE) {
+        Some(range) if parts.method == Method::GET && !parts.headers.contains_key(IF_RANGE) => one_range(&range),
+        _ => None,
+    };
+    parts.headers.extend(range.map(|range| (RANGE, range)));
     // Its redirects repeat the request's host, which is the client's word, not ours.
-    if let Some(path) = request.uri().path_and_query() {
-        *request.uri_mut() = Uri::from(path.clone());
+    if let Some(path) = parts.uri.path_and_query() {
+        parts.uri = Uri::from(path.clone());
     }
-    request
+    Request::from_parts(parts, Empty::new())
+}
+
+/// The one part in bytes that is asked for, as `ServeDir` reads it. Several, and what is in other units or not understood,
+/// may be ignored (RFC 9110 §14.2).
+fn one_range(value: &HeaderValue) -> Option<HeaderValue> {
+    let (unit, set) = value.to_str().ok()?.split_once('=')?;
+    let mut parts = set.split(',').map(|part| part.trim_matches([' ', '\t'])).filter(|part| !part.is_empty());
+    let (only, None) = (parts.next()?, parts.next()) else { return None };
+    let (first, last) = only.split_once('-')?;
+    let number = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse::<u64>());
+    let is_range = match (number(first)?, number(last)?) {
+        (Ok(first), Ok(last)) => first <= last,
+        (Ok(_), Err(_)) => last.is_empty(),
+        (Err(_), Ok(suffix)) => first.is_empty() && suffix > 0,
+        (Err(_), Err(_)) => false,
+    };
+    (unit.eq_ignore_ascii_case("bytes") && is_range).then(|| HeaderValue::try_from(format!("bytes={only}")).ok())?
 }
 
 /// `ServeDir`'s response with a text for people, and with a charset.
-fn present(response: Response<ServeFileSystemResponseBody>) -> Response<AppBody> {
+fn present(mut response: Response<ServeFileSystemResponseBody>) -> Response<AppBody> {
     match response.status() {
         status @ (StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR) => text(status),
+        StatusCode::NOT_MODIFIED => {
+            // As the answer with the file says (RFC 9110 §15.4.5).
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+            response.map(Either::Left)
+        }
         _ => with_charset(response.map(Either::Left)),
     }
 }
@@ -166,6 +200,8 @@ fn full(status: StatusCode, media: HeaderValue, body: impl Into<Bytes>) -> Respo
 
 #[cfg(test)]
 mod tests {
+    use hyper::body::Body as _;
+
     use super::*;
 
     #[test]
@@ -173,6 +209,38 @@ mod tests {
         assert_eq!(route(&Method::GET, "/x"), Route::Files);
         assert_eq!(route(&Method::GET, "//evil.example"), Route::NotFound);
         assert_eq!(route(&Method::DELETE, "/x"), Route::MethodNotAllowed);
+    }
+
+    #[test]
+    fn one_range_is_asked_for_in_any_form_and_several_or_none_that_is_understood_are_ignored() {
+        let asked = |value: &'static str| one_range(&HeaderValue::from_static(value));
+        for (value, canonical) in [
+            ("bytes=0-1", "bytes=0-1"),
+            ("BYTES=5-", "bytes=5-"),
+            ("bytes= -2\t,", "bytes=-2"),
+            ("bytes=,, 0-18446744073709551615", "bytes=0-18446744073709551615"),
+        ] {
+            assert_eq!(asked(value), Some(HeaderValue::from_static(canonical)), "{value}");
+        }
+        for value in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=-0",
+            "bytes=2-1",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "bytes=1--2",
+            "bytes=0x1-2",
+            "bytes=0-1,3-4",
+            "lines=1-2",
+            "bytes 0-1",
+            "bytes=18446744073709551616-",
+            "bytes=0-18446744073709551616",
+        ] {
+            assert_eq!(asked(value), None, "{value}");
+        }
     }
 
     #[test]
