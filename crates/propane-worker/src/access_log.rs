@@ -3,7 +3,7 @@
 //! Off by default: at full speed the lines cost more than the requests, and a production set-up usually logs in front.
 //! Query strings and headers are left out, because they carry secrets.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::process;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use hyper::http::request::Parts;
 
 use crate::listener::Peer;
 use crate::settings::LogFormat;
+use crate::stderr;
 
 /// What is known of a request; written when it is over.
 pub(crate) struct Record {
@@ -31,7 +32,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn begin(format: LogFormat, peer: Peer, request: &Parts) -> Self {
-        Self { method: request.method.to_string(), path: request.uri.path().to_owned(), ..Self::new(format, peer) }
+        Self { method: request.method.to_string(), path: as_uri(request.uri.path()), ..Self::new(format, peer) }
     }
 
     /// Of something that was refused before it was known what it asks for.
@@ -45,11 +46,11 @@ impl Record {
         Self { format, began: Instant::now(), peer, method, path, request_id: None, status: None, bytes: 0 }
     }
 
-    /// Writes the line. One that cannot be written is lost: a request must not fail for its log.
+    /// Writes the line, without waiting for whoever reads it.
     pub(crate) fn write(&self) {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = self.line(since_epoch.as_millis(), self.began.elapsed().as_micros(), process::id());
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        stderr::write(line.as_bytes());
     }
 
     #[expect(clippy::cast_precision_loss, reason = "milliseconds for people, not for sums")]
@@ -75,6 +76,21 @@ impl Record {
     }
 }
 
+/// What a URI should not have is shown as it should be written, because it may command a terminal or end a line for
+/// somebody.
+fn as_uri(path: &str) -> String {
+    let mut shown = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii() {
+            shown.push(byte.into());
+        } else {
+            // Writing into a string cannot fail.
+            let _ = write!(shown, "%{byte:02X}");
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +110,12 @@ mod tests {
             record(LogFormat::Text, "/a\"b?token=secret").line(0, 1500, 7),
             "event=request method=GET path=\"/a\\\"b\" status=404 bytes=10 duration_ms=1.5 peer=unix pid=7 request_id=r1\n"
         );
+    }
+
+    #[test]
+    fn no_path_commands_a_terminal() {
+        let path = record(LogFormat::Json, "/\u{9b}2J\u{85}\u{fc}").line(0, 0, 7);
+        assert!(path.contains(r#""path":"/%C2%9B2J%C2%85%C3%BC""#), "{path}");
     }
 
     #[test]

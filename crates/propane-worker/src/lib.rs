@@ -41,6 +41,7 @@ mod request;
 mod server;
 mod settings;
 mod shutdown;
+mod stderr;
 mod turns;
 mod upgrade;
 mod variables;

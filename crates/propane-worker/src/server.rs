@@ -25,6 +25,7 @@ use crate::notify::{Notifier, State};
 use crate::refusal::Refusal;
 use crate::request::{RequestContext, respond};
 use crate::settings::{Cluster, LONGEST_TIMEOUT, LogFormat, Settings, Socket, Turns};
+use crate::stderr;
 use crate::variables::BadVariables;
 use crate::worker::Worker;
 
@@ -217,6 +218,7 @@ impl Listening {
         let mut stop = Stop::install().map_err(ServeError::Start)?;
         let notifier = Notifier::connect(self.settings.notify_socket.as_deref());
         let queue = self.opened.queue;
+        let grace = self.settings.graceful_shutdown;
         let mut watchdog = Watchdog::new(&self.settings, &notifier);
         let host = Host::new(self.settings, service);
         // Last of all: from here on it can be seen that the worker accepts, and soon after it says so itself.
@@ -230,6 +232,7 @@ impl Listening {
             drop(listener);
         }
         host.finish(&notifier, &mut watchdog).await;
+        stderr::flush(spare(grace) / 2);
         ended
     }
 }
@@ -343,9 +346,14 @@ where
 /// Waits until the grace time is nearly over; for ever where there is none.
 async fn last_moment(began: Instant, grace: Option<Duration>) {
     match grace {
-        Some(grace) => sleep_until(began + grace - LAST_MOMENT.min(grace / 10)).await,
+        Some(grace) => sleep_until(began + grace - spare(Some(grace))).await,
         None => pending().await,
     }
+}
+
+/// What is kept of the grace time for an orderly end.
+fn spare(grace: Option<Duration>) -> Duration {
+    grace.map_or(LAST_MOMENT, |grace| LAST_MOMENT.min(grace / 10))
 }
 
 /// How HTTP/1.1 and HTTP/2 with prior knowledge are spoken.

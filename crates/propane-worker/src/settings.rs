@@ -44,7 +44,8 @@ pub struct Settings {
     /// shortly before is cut, so that the end is an orderly one. `ARLEN_PROPANE_GRACEFUL_SHUTDOWN_SECONDS`, 1 to
     /// 86400 s; unset: no limit.
     pub graceful_shutdown: Option<Duration>,
-    /// One line for each request on stderr, in this form; none where unset. `ARLEN_LOG_FORMAT`.
+    /// One line for each request on stderr, in this form, written by a thread of its own; none where unset.
+    /// `ARLEN_LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
     /// Serve one connection, then end in an orderly way.
     pub once: bool,

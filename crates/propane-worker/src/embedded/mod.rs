@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use crate::listener::ListenError;
 use crate::server::{ServeError, Server};
 use crate::settings::{Settings, Socket};
+use crate::stderr::Stderr;
 use crate::variables::{BadVariables, Variables};
 use app::App;
 use arguments::{Arguments, Overrides, UsageError};
@@ -28,7 +29,7 @@ use public::{Public, PublicError};
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Somebody else may have installed one already, which is as good.
     let _ = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
         .with_max_level(tracing::Level::WARN)
         .with_target(false)
         .without_time()
