@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -250,6 +251,31 @@ pub(crate) enum Stream {
     Gone,
 }
 
+/// How much is thrown away at most of what a client that is turned away has sent already.
+const THROWN_AWAY_BYTES: usize = 256 * 1024;
+
+impl Stream {
+    /// Says so in passing, and closes: what can be said and heard without waiting. What has arrived is read, because a
+    /// close before that would be a reset, which eats the answer.
+    pub(crate) fn turn_away(self, answer: &[u8]) {
+        let socket = match &self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+            Self::Gone => return,
+        };
+        let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
+        let mut thrown_away = 0;
+        // Who does not get it could not be told.
+        let _ = socket.send(answer).and_then(|_| socket.shutdown(Shutdown::Write));
+        while let Ok(count @ 1..) = socket.recv(&mut scratch) {
+            thrown_away += count;
+            if thrown_away > THROWN_AWAY_BYTES {
+                return;
+            }
+        }
+    }
+}
+
 macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
@@ -314,5 +340,20 @@ mod tests {
         assert_eq!(failure(Errno::NETUNREACH), AcceptFailure::Connection);
         assert_eq!(failure(Errno::MFILE), AcceptFailure::Exhausted);
         assert_eq!(failure(Errno::INVAL), AcceptFailure::Socket);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_is_turned_away_reads_why() {
+        use std::io::{Read as _, Write as _};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(&[b'x'; 100_000]).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        Stream::Tcp(stream).turn_away(b"busy");
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "busy");
     }
 }

@@ -293,8 +293,11 @@ where
             Some(place) => (Some(place), None),
             None => (self.worker.take_refused(), Some(Refusal::HttpSessionLimit)),
         };
-        let Some(place) = place else { return };
         let activity = Activity::new(Instant::now());
+        let Some(place) = place else {
+            let answer = self.worker.refuse(Refusal::HttpSessionLimit, peer, &activity);
+            return stream.turn_away(&answer);
+        };
         let drain = self.drain.subscribe();
         let lease = Lease { _place: place, _open: drain.clone() };
         let refuse = {

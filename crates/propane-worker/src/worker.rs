@@ -1,11 +1,13 @@
 //! What all connections of a worker share.
 
+use std::ops::RangeInclusive;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -22,9 +24,17 @@ use crate::settings::Settings;
 use crate::shutdown::Shutdown;
 use crate::turns::Turns;
 
-/// Connections over the session limit that are told so at the same time. Each takes a descriptor for up to a second;
-/// beyond this number they are just closed, so that a flood cannot use up the descriptors of those that have a place.
-const REFUSED_AT_ONCE: u32 = 256;
+/// Connections over the session limit that are told so and read on at the same time. Each takes a descriptor for up to a
+/// second; beyond this number they are told in passing, so that a flood cannot use up the descriptors of those that have
+/// a place, nor the memory.
+const REFUSED_AT_ONCE: RangeInclusive<u32> = 16..=4096;
+
+/// How many that are where the process may have so many descriptors, of which some are for files and the like.
+fn refused_at_once(descriptors: Option<u64>, sessions: u32) -> u32 {
+    const OTHERS: u64 = 64;
+    let left = descriptors.unwrap_or(u64::MAX).saturating_sub(u64::from(sessions) + OTHERS);
+    u32::try_from(left / 2).unwrap_or(u32::MAX).clamp(*REFUSED_AT_ONCE.start(), *REFUSED_AT_ONCE.end())
+}
 
 /// What all connections of a worker share.
 pub(crate) struct Worker {
@@ -67,6 +77,7 @@ impl Places {
 impl Worker {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         let pid = process::id();
+        let descriptors = getrlimit(Resource::Nofile).current;
         Arc::new(Self {
             metrics: Metrics::default(),
             turns: Turns::new(settings.limits.turns),
@@ -77,7 +88,7 @@ impl Worker {
             dates: Dates::default(),
             sessions: Places::new(settings.limits.http_sessions),
             websockets: Places::new(settings.limits.websocket_sessions),
-            refused: Places::new(REFUSED_AT_ONCE),
+            refused: Places::new(refused_at_once(descriptors, settings.limits.http_sessions)),
             pid,
             started: Instant::now(),
             settings,
@@ -185,6 +196,15 @@ mod tests {
         assert_eq!(at(699), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(at(700), "Thu, 01 Jan 1970 00:00:01 GMT");
         assert_eq!(at(10_000), "Thu, 01 Jan 1970 00:00:10 GMT");
+    }
+
+    #[test]
+    fn who_is_refused_takes_no_descriptor_from_whom_is_served() {
+        for (descriptors, sessions, refused) in
+            [(Some(1024), 256, 352), (Some(1024), 100_000, 16), (Some(1_048_576), 256, 4096), (None, u32::MAX, 4096)]
+        {
+            assert_eq!(refused_at_once(descriptors, sessions), refused);
+        }
     }
 
     #[test]
