@@ -8,13 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use hyper::Version;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// How long after TERM a connection at rest is kept, so that a request that is on its way still gets its answer (with
 /// `Connection: close`). Longer than any round trip, shorter than anybody's patience with a reload.
 pub(crate) const DRAIN_REST: Duration = Duration::from_secs(1);
+
+/// How long an HTTP/2 peer may keep silent after it was told to go away. Who is there answers within a round trip.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// What is written to an HTTP/2 peer that takes nothing of its answers: to a ping and to settings, one at a time.
+const LONGEST_CONTROL_FRAME: usize = 64;
 
 /// One connection, as seen by its reader, its requests and its driver.
 pub(crate) struct Activity(Mutex<Shared>);
@@ -32,6 +37,12 @@ struct State {
     phase: Phase,
     /// HTTP/2: can be told to go away without losing what is on its way.
     multiplexed: bool,
+    /// It has been told so.
+    told_to_go: bool,
+    /// HTTP/2 answers of which the peer has not yet taken what it was given, and when it last took something of any. An
+    /// answer over HTTP/1 is blocked in the socket.
+    untaken: usize,
+    taken_at: Instant,
     /// Requests that have ended.
     ended: u64,
     /// Part of a head has arrived while another request was being served.
@@ -84,6 +95,9 @@ impl State {
         Self {
             phase: Phase::Waiting { since: now, begun: false },
             multiplexed: false,
+            told_to_go: false,
+            untaken: 0,
+            taken_at: now,
             ended: 0,
             head_is_held: false,
             read_at: now,
@@ -94,21 +108,38 @@ impl State {
     }
 
     fn verdict(self, now: Instant, draining_since: Option<Instant>, timeout: Duration) -> Verdict {
-        let stalled_since = self.write_blocked.into_iter().chain(self.half_closed).min();
-        if self.multiplexed && draining_since.is_some() {
-            return Verdict::GoAway;
-        }
         let (close_at, then) = match (self.phase, draining_since) {
-            (Phase::Serving { .. }, draining) => match stalled_since {
-                Some(since) => (since + timeout, Verdict::Cut),
-                None => return Verdict::Watch { until: now + draining.map_or(timeout, |_| DRAIN_REST) },
-            },
+            (_, Some(_)) if self.multiplexed && !self.told_to_go => return Verdict::GoAway,
+            (Phase::Serving { .. }, _) => (self.answer_ends(now, timeout), Verdict::Cut),
+            // What is left of the last answer is still on its way.
+            (Phase::Waiting { .. }, _) if self.write_blocked.is_some() => {
+                (self.answer_ends(now, timeout), Verdict::Cut)
+            }
+            // It ends by itself as soon as its peer has heard of it and has taken everything.
+            (Phase::Waiting { since, .. }, Some(draining)) if self.multiplexed => {
+                (since.max(draining).max(self.read_at) + GOODBYE, Verdict::Cut)
+            }
             (Phase::Waiting { since, begun: false }, Some(draining)) => {
                 (since.max(draining) + DRAIN_REST, Verdict::Close)
             }
             (Phase::Waiting { since, .. }, _) => (since + timeout, Verdict::Close),
         };
-        if close_at > now { Verdict::Watch { until: close_at } } else { then }
+        if close_at <= now {
+            return then;
+        }
+        // What becomes of it in a drain is to be seen soon.
+        let soon = draining_since.map(|_| now + DRAIN_REST);
+        Verdict::Watch { until: soon.map_or(close_at, |soon| soon.min(close_at)) }
+    }
+
+    /// When the peer will have kept all answers from going on for too long.
+    fn answer_ends(self, now: Instant, timeout: Duration) -> Instant {
+        let takes_nothing = match self.phase {
+            Phase::Serving { requests } if self.untaken >= requests => Some(self.taken_at),
+            Phase::Serving { .. } | Phase::Waiting { .. } => None,
+        };
+        let stalled_since = [takes_nothing, self.write_blocked, self.half_closed].into_iter().flatten().min();
+        stalled_since.map_or(now + timeout.max(DRAIN_REST), |since| since + timeout)
     }
 
     fn bytes_arrived(&mut self, now: Instant) {
@@ -119,8 +150,8 @@ impl State {
     }
 
     /// Gives when the request's first byte arrived, and when its head was complete.
-    fn begin(&mut self, multiplexed: bool) -> InFlight {
-        self.multiplexed |= multiplexed;
+    fn begin(&mut self) -> InFlight {
+        self.taken_at = self.read_at;
         self.head_is_held = false;
         let begun = self.read_at;
         match self.phase {
@@ -146,9 +177,19 @@ impl State {
         };
     }
 
-    fn wrote(&mut self, now: Instant) {
-        self.write_blocked = None;
+    fn wrote(&mut self, now: Instant, bytes: usize) {
         self.half_closed = self.half_closed.map(|_| now);
+        let was_blocked = self.write_blocked.take().is_some();
+        let is_answer = self.multiplexed && bytes > LONGEST_CONTROL_FRAME;
+        if is_answer {
+            self.taken_at = now;
+        }
+        // Rest begins where the answer has gone.
+        if (was_blocked || is_answer)
+            && let Phase::Waiting { since, .. } = &mut self.phase
+        {
+            *since = now;
+        }
     }
 }
 
@@ -170,9 +211,14 @@ impl Activity {
         shared.state.bytes_arrived(Instant::now());
     }
 
+    /// It is HTTP/2.
+    pub(crate) fn speaks_http2(&self) {
+        self.shared().state.multiplexed = true;
+    }
+
     /// A request has begun. It lasts until [`Self::end`].
-    pub(crate) fn begin(&self, version: Version) -> InFlight {
-        self.shared().state.begin(version == Version::HTTP_2)
+    pub(crate) fn begin(&self) -> InFlight {
+        self.shared().state.begin()
     }
 
     /// A request has ended, now.
@@ -238,16 +284,36 @@ impl Activity {
         matches!(shared.state.switch, Switch::Refused { .. })
     }
 
+    /// The peer has been told to open no more streams.
+    pub(crate) fn told_to_go(&self) {
+        self.shared().state.told_to_go = true;
+    }
+
+    /// An HTTP/2 answer waits until its peer takes what it was given.
+    pub(crate) fn gave(&self) {
+        let mut shared = self.shared();
+        shared.state.untaken += 1;
+        shared.state.taken_at = Instant::now();
+    }
+
+    /// It waits no longer.
+    pub(crate) fn took(&self) {
+        let mut shared = self.shared();
+        shared.state.untaken -= 1;
+        shared.state.taken_at = Instant::now();
+    }
+
     /// The peer takes nothing.
     pub(crate) fn write_blocked(&self) {
         self.shared().state.write_blocked.get_or_insert_with(Instant::now);
     }
 
-    /// The peer has taken something.
-    pub(crate) fn wrote(&self) {
+    /// The peer has taken so many bytes.
+    pub(crate) fn wrote(&self, bytes: usize) {
         let mut shared = self.shared();
-        if shared.state.write_blocked.is_some() || shared.state.half_closed.is_some() {
-            shared.state.wrote(Instant::now());
+        let State { write_blocked, half_closed, multiplexed, .. } = shared.state;
+        if multiplexed || write_blocked.is_some() || half_closed.is_some() {
+            shared.state.wrote(Instant::now(), bytes);
             wake(shared);
         }
     }
@@ -312,7 +378,7 @@ mod tests {
         assert_eq!(state.verdict(first_byte, None, TIMEOUT), Verdict::Watch { until: first_byte + TIMEOUT });
         assert_eq!(
             state.verdict(first_byte, Some(first_byte), TIMEOUT),
-            Verdict::Watch { until: first_byte + TIMEOUT },
+            Verdict::Watch { until: first_byte + DRAIN_REST },
             "TERM does not cut a request that has begun to arrive"
         );
         assert_eq!(state.verdict(first_byte + TIMEOUT, None, TIMEOUT), Verdict::Close);
@@ -323,8 +389,8 @@ mod tests {
         let start = Instant::now();
         let late = start + Duration::from_hours(1);
         let mut state = State::new(start);
-        state.begin(false);
-        state.begin(false);
+        state.begin();
+        state.begin();
         state.end(late);
         assert_eq!(state.verdict(late, Some(start), TIMEOUT), Verdict::Watch { until: late + DRAIN_REST });
         state.end(late);
@@ -335,7 +401,7 @@ mod tests {
     fn the_start_of_the_next_head_is_not_forgotten_over_the_request_before_it() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(false);
+        state.begin();
         state.head_is_held = true;
         state.end(start + second(1));
         assert_eq!(state.phase, Phase::Waiting { since: start + second(1), begun: true });
@@ -345,7 +411,7 @@ mod tests {
     fn a_peer_that_does_not_go_on_is_cut() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(false);
+        state.begin();
         state.write_blocked = Some(start + second(1));
         for draining in [None, Some(start)] {
             assert_eq!(
@@ -355,19 +421,73 @@ mod tests {
             assert_eq!(state.verdict(start + second(31), draining, TIMEOUT), Verdict::Cut);
         }
         state.half_closed = Some(start);
-        state.wrote(start + second(40));
+        state.wrote(start + second(40), 1);
         assert_eq!(state.verdict(start + second(69), None, TIMEOUT), Verdict::Watch { until: start + second(70) });
         assert_eq!(state.verdict(start + second(70), None, TIMEOUT), Verdict::Cut, "half closed, and nothing taken");
     }
 
     #[test]
-    fn http2_is_told_to_go_away_whatever_it_does() {
+    fn an_answer_that_is_taken_slowly_is_not_over_before_all_of_it_has_gone() {
+        let (start, mut state) = (Instant::now(), State::new(Instant::now()));
+        state.begin();
+        state.write_blocked = Some(start);
+        state.end(start);
+        let much_later = start + second(100);
+        state.wrote(much_later, 1);
+        state.write_blocked = Some(much_later);
+        assert_eq!(state.verdict(much_later, None, TIMEOUT), Verdict::Watch { until: much_later + TIMEOUT });
+        for draining in [None, Some(start)] {
+            assert_ne!(state.verdict(much_later + second(29), draining, TIMEOUT), Verdict::Cut);
+            assert_eq!(state.verdict(much_later + second(30), draining, TIMEOUT), Verdict::Cut, "it is taken no more");
+        }
+        let gone = much_later + second(10);
+        state.wrote(gone, 1);
+        assert_eq!(
+            state.verdict(gone, None, TIMEOUT),
+            Verdict::Watch { until: gone + TIMEOUT },
+            "at rest from here on"
+        );
+        assert_eq!(state.verdict(gone + DRAIN_REST, Some(start), TIMEOUT), Verdict::Close);
+    }
+
+    #[test]
+    fn http2_is_told_to_go_away_whatever_it_does_and_lives_as_long_as_it_answers() {
         let start = Instant::now();
         let mut state = State::new(start);
-        state.begin(true);
+        state.multiplexed = true;
+        state.begin();
         assert_eq!(state.verdict(start, Some(start), TIMEOUT), Verdict::GoAway);
         state.end(start);
         assert_eq!(state.verdict(start, Some(start), TIMEOUT), Verdict::GoAway);
         assert_eq!(state.verdict(start + TIMEOUT, None, TIMEOUT), Verdict::Close);
+
+        state.told_to_go = true;
+        state.begin();
+        assert_ne!(state.verdict(start + second(100), Some(start), TIMEOUT), Verdict::Cut, "a request is served");
+        state.end(start + second(100));
+        state.bytes_arrived(start + second(101));
+        assert_ne!(state.verdict(start + second(103), Some(start), TIMEOUT), Verdict::Cut);
+        assert_eq!(
+            state.verdict(start + second(104), Some(start), TIMEOUT),
+            Verdict::Cut,
+            "it has said nothing for long"
+        );
+    }
+
+    #[test]
+    fn an_http2_peer_that_takes_nothing_of_all_its_answers_is_cut() {
+        let start = Instant::now();
+        let mut state = State::new(start);
+        state.multiplexed = true;
+        state.begin();
+        state.begin();
+        state.untaken = 1;
+        assert_ne!(state.verdict(start + second(100), None, TIMEOUT), Verdict::Cut, "the app still works on the other");
+        state.untaken = 2;
+        state.wrote(start + second(50), LONGEST_CONTROL_FRAME);
+        assert_eq!(state.verdict(start + TIMEOUT, None, TIMEOUT), Verdict::Cut, "a ping is not an answer");
+        state.wrote(start + second(50), LONGEST_CONTROL_FRAME + 1);
+        assert_ne!(state.verdict(start + second(79), None, TIMEOUT), Verdict::Cut);
+        assert_eq!(state.verdict(start + second(80), None, TIMEOUT), Verdict::Cut);
     }
 }

@@ -1,22 +1,26 @@
 //! The body of a request, as the app reads it: no longer than allowed, and not slower than a client may be.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::HeaderMap;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::EXPECT;
+use tokio::runtime;
 use tokio::time::{Sleep, sleep};
 
 use crate::refusal::Refusal;
 
-/// What is left of a body that nobody reads, and that hyper still reads to keep the connection, if it is there already.
+/// What is left of a body that nobody reads, and that is still read to keep the connection.
 const READ_IN_PASSING: u64 = 4096;
 
 /// The body of a request.
 ///
-/// One that the app does not read to its end costs the connection, unless little is left of it: the answer says so.
+/// One that the app does not read to its end costs the connection, and the answer says so, unless little is left of it.
 ///
 /// Reading it fails if it is longer than [`RequestLimits::body_bytes`](crate::RequestLimits::body_bytes), if nothing of
 /// it arrives for [`Settings::connection_timeout`](crate::Settings::connection_timeout) although it is waited for, or if
@@ -33,6 +37,8 @@ struct Limited {
     /// Runs while somebody waits for the next piece.
     stalled: Option<Pin<Box<Sleep>>>,
     failure: Failure,
+    /// The client sends it only when it is asked for (`Expect: 100-continue`), and nobody has asked.
+    is_withheld: bool,
 }
 
 /// Why a body could not be read; shared with the one who answers the request.
@@ -89,18 +95,20 @@ impl Failure {
 
 impl Body {
     /// The body, and where it is said if it cannot be read; nothing where there is none to read.
-    pub(crate) fn new(body: Incoming, limit: u64, patience: Duration) -> (Self, Option<Failure>) {
+    pub(crate) fn new(body: Incoming, headers: &HeaderMap, limit: u64, patience: Duration) -> (Self, Option<Failure>) {
         if body.is_end_stream() {
             return (Self(None), None);
         }
         let failure = Failure::default();
-        let limited = Limited { body, left: limit, patience, stalled: None, failure: failure.clone() };
+        let is_withheld = headers.contains_key(EXPECT);
+        let limited = Limited { body, left: limit, patience, stalled: None, failure: failure.clone(), is_withheld };
         (Self(Some(Box::new(limited))), Some(failure))
     }
 }
 
 impl Limited {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.is_withheld = false;
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.stalled = None;
             return Poll::Ready(frame.map(|frame| self.count(frame?)));
@@ -118,11 +126,27 @@ impl Limited {
     }
 }
 
-impl Drop for Limited {
-    fn drop(&mut self) {
+impl Limited {
+    /// Nobody reads it any further.
+    fn let_go(mut self: Box<Self>) {
+        if self.body.is_end_stream() || self.failure.get().is_some() {
+            return;
+        }
         let is_short = self.body.size_hint().exact().is_some_and(|left| left <= READ_IN_PASSING);
-        if self.failure.get().is_none() && !self.body.is_end_stream() && !is_short {
-            self.failure.0.store(Failure::UNREAD, Ordering::Relaxed);
+        match runtime::Handle::try_current() {
+            // It may well be still on its way.
+            Ok(runtime) if is_short && !self.is_withheld => {
+                runtime.spawn(async move { while let Some(Ok(_)) = poll_fn(|cx| self.poll_frame(cx)).await {} });
+            }
+            _ => self.failure.0.store(Failure::UNREAD, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(limited) = self.0.take() {
+            limited.let_go();
         }
     }
 }

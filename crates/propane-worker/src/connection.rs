@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio::{runtime, task};
 
 use crate::activity::{Activity, Verdict};
-use crate::guard::{Fault, Guard, HeadLimits, Place};
+use crate::guard::{Admitted, Fault, Guard, HeadLimits, Place};
 use crate::lazily::Lazily;
 use crate::listener::Stream;
 use crate::refusal::Refusal;
@@ -194,13 +194,14 @@ impl ClientStream {
         let admitted = self.guard.admit(&mut self.held[self.cleared..]);
         self.cleared += admitted.bytes;
         self.heads += admitted.heads;
-        self.note_arrival(admitted.bytes);
+        self.note_arrival(admitted);
     }
 
-    /// Empty lines begin nothing: some clients send one behind a body (RFC 9112 §2.2).
-    fn note_arrival(&mut self, admitted: usize) {
+    /// Empty lines begin nothing: some clients send one behind a body (RFC 9112 §2.2). Neither does what is left of a body.
+    fn note_arrival(&mut self, admitted: Admitted) {
         let holds_a_start = self.holds_a_start();
-        if admitted > 0 || holds_a_start {
+        let begins = admitted.heads > 0 || admitted.bytes > 0 && self.guard.place() == Place::Raw;
+        if begins || holds_a_start {
             self.activity.bytes_arrived(holds_a_start);
         }
     }
@@ -233,7 +234,7 @@ impl ClientStream {
             self.held.extend_from_slice(&arrived[admitted.bytes..]);
             self.heads += admitted.heads;
             buf.set_filled(before + admitted.bytes);
-            self.note_arrival(admitted.bytes);
+            self.note_arrival(admitted);
         }
         Poll::Ready(Ok(count))
     }
@@ -300,10 +301,10 @@ impl ClientStream {
         Err(io::Error::new(io::ErrorKind::NotConnected, "the connection was not switched to another protocol"))
     }
 
-    fn note<T>(&self, written: &Poll<io::Result<T>>) {
+    fn note(&self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.activity.write_blocked(),
-            Poll::Ready(_) => self.activity.wrote(),
+            Poll::Ready(written) => self.activity.wrote(*written.as_ref().unwrap_or(&0)),
         }
     }
 }
@@ -444,8 +445,7 @@ pub(crate) async fn drive<C>(
             }
             Verdict::GoAway => {
                 end_soon(connection.as_mut());
-                let _ = connection.await;
-                return;
+                activity.told_to_go();
             }
             Verdict::Close => {
                 end_soon(connection.as_mut());

@@ -3,14 +3,15 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http_body_util::{Either, Full};
-use hyper::body::{Body as _, Buf, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, Entry, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
@@ -30,6 +31,9 @@ use crate::settings::RequestLimits;
 use crate::turns::{QueueFull, Turn};
 use crate::upgrade::Wish;
 use crate::worker::Worker;
+
+/// Of an answer over HTTP/2, as much as a frame takes.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What the requests of one connection have in common.
 pub(crate) struct RequestContext {
@@ -111,10 +115,24 @@ fn own_answer(worker: &Worker, parts: &Parts) -> Option<Response<Full<Bytes>>> {
 fn for_app(context: &RequestContext, mut parts: Parts, body: Incoming, identity: &Identity) -> Asked {
     let settings = &context.worker.settings;
     identity.tell_app(&mut parts.headers);
+    prefer_target_host(&mut parts);
     parts.extensions.insert(context.worker.shutdown.clone());
     parts.extensions.insert(context.peer);
-    let (body, failure) = Body::new(body, settings.request_limits.body_bytes.into(), settings.connection_timeout);
+    let (limit, patience) = (settings.request_limits.body_bytes.into(), settings.connection_timeout);
+    let (body, failure) = Body::new(body, &parts.headers, limit, patience);
     (Request::from_parts(parts, body), failure)
+}
+
+/// A target that names a host is right, and what `Host` says is not (RFC 9112 §3.2.2).
+fn prefer_target_host(parts: &mut Parts) {
+    let Some(authority) = parts.uri.authority() else { return };
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    if let Entry::Occupied(mut said) = parts.headers.entry(HOST)
+        && said.get() != host
+        && let Ok(host) = HeaderValue::from_str(host)
+    {
+        said.insert(host);
+    }
 }
 
 /// The app's answer, when it is the request's turn. An app that fails or panics has an answer all the same, and takes
@@ -185,7 +203,8 @@ fn finish<B>(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     tracked.status = Some(response.status());
-    response.map(|body| TrackedBody { body, tracked })
+    let taking = (version == Version::HTTP_2).then(|| Taking::new(&tracked.context.activity));
+    response.map(|body| TrackedBody { body, taking, tracked })
 }
 
 /// Whether `Connection: close` may be said: HTTP/2 has no such header, and an upgrade needs its own.
@@ -208,7 +227,7 @@ impl Tracked {
         let worker = &context.worker;
         worker.metrics.began();
         let record = worker.settings.log_format.map(|format| Box::new(Record::begin(format, context.peer, request)));
-        let in_flight = context.activity.begin(request.version);
+        let in_flight = context.activity.begin();
         Self { context, record, status: None, turn: None, in_flight }
     }
 
@@ -233,30 +252,84 @@ impl Drop for Tracked {
     }
 }
 
+/// How an answer goes out over HTTP/2, where it does not show in the socket whether its peer takes it.
+///
+/// hyper asks for the next piece when the peer has room for a byte of the last one, and h2 keeps the rest of that. So the
+/// pieces are small: what has been asked for is nearly taken.
+struct Taking {
+    activity: Arc<Activity>,
+    /// A piece, or the head of the answer, and nothing has been asked for since.
+    given: bool,
+    rest: Bytes,
+}
+
+impl Taking {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.gave();
+        Self { activity: Arc::clone(activity), given: true, rest: Bytes::new() }
+    }
+
+    /// What is left of the last piece of the app's.
+    fn next_of_rest(&mut self) -> Option<Frame<Bytes>> {
+        self.took();
+        let rest = mem::take(&mut self.rest);
+        (!rest.is_empty()).then(|| self.give(Frame::data(rest)))
+    }
+
+    fn give(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.given = true;
+        self.activity.gave();
+        frame.map_data(|mut data| {
+            self.rest = data.split_off(data.len().min(PIECE_BYTES));
+            data
+        })
+    }
+
+    fn took(&mut self) {
+        if mem::take(&mut self.given) {
+            self.activity.took();
+        }
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.took();
+    }
+}
+
 pin_project! {
     /// A response body; when it is dropped, sent or not, the request is over.
     pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
+        // Over HTTP/2. Dropped before the request is over.
+        taking: Option<Taking>,
         tracked: Tracked,
     }
 }
 
-impl<B: hyper::body::Body> hyper::body::Body for TrackedBody<B> {
-    type Data = B::Data;
+impl<B: hyper::body::Body<Data = Bytes>> hyper::body::Body for TrackedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
+        if let Some(piece) = this.taking.as_mut().and_then(Taking::next_of_rest) {
+            return Poll::Ready(Some(Ok(piece)));
+        }
         let frame = ready!(this.body.poll_frame(cx));
         if let (Some(record), Some(Ok(frame))) = (&mut this.tracked.record, &frame) {
-            record.bytes += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+            record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| match this.taking {
+            Some(taking) => frame.map(|frame| taking.give(frame)),
+            None => frame,
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.taking.as_ref().is_none_or(|taking| taking.rest.is_empty()) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -267,6 +340,32 @@ impl<B: hyper::body::Body> hyper::body::Body for TrackedBody<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_pieces_are_given_in_small_ones_and_nothing_is_lost() {
+        let all = Bytes::from(vec![b'x'; 2 * PIECE_BYTES + 1]);
+        let mut taking = Taking::new(&Activity::new(Instant::now()));
+        let mut given = vec![taking.give(Frame::data(all.clone()))];
+        given.extend(std::iter::from_fn(|| taking.next_of_rest()));
+        let sizes: Vec<usize> = given.iter().map(|frame| frame.data_ref().unwrap().len()).collect();
+        assert_eq!(sizes, [PIECE_BYTES, PIECE_BYTES, 1]);
+    }
+
+    #[test]
+    fn a_target_that_names_a_host_is_right() {
+        let host = |target: &str, said: Option<&str>| {
+            let mut request = Request::builder().uri(target);
+            if let Some(said) = said {
+                request = request.header(HOST, said);
+            }
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            prefer_target_host(&mut parts);
+            parts.headers.get(HOST).map(|host| host.to_str().unwrap().to_owned())
+        };
+        assert_eq!(host("/", Some("a")).as_deref(), Some("a"));
+        assert_eq!(host("http://user@b:80/", Some("a")).as_deref(), Some("b:80"));
+        assert_eq!(host("http://b/", None), None);
+    }
 
     #[test]
     fn keep_alive_is_ended_only_where_the_protocol_has_it() {

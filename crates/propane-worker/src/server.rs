@@ -405,6 +405,7 @@ async fn serve_connection<S, B>(
             drive(connection, http1::UpgradeableConnection::graceful_shutdown, &activity, drain, patience).await;
         }
         First::Http2 => {
+            activity.speaks_http2();
             let connection = protocols.http2.serve_connection(TokioIo::new(stream), requests);
             // On the heap, because it is large and most connections are none.
             Box::pin(drive(connection, http2::Connection::graceful_shutdown, &activity, drain, patience)).await;

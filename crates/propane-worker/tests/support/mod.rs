@@ -203,6 +203,13 @@ impl Answer {
     }
 }
 
+/// A frame of HTTP/2.
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) content: Vec<u8>,
+}
+
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).unwrap())
@@ -286,6 +293,18 @@ impl Client {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         bytes
+    }
+
+    /// The next frame of an HTTP/2 connection; none where it has ended.
+    pub(crate) fn http2_frame(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        match self.0.read_exact(&mut head) {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return None,
+            read => read.unwrap(),
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let content = self.exactly(usize::try_from(length).unwrap());
+        Some(Frame { kind: head[3], flags: head[4], content })
     }
 
     /// Waits this long, in which nothing may arrive.
