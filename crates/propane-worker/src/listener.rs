@@ -348,7 +348,7 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        client.write_all(&[b'x'; 100_000]).unwrap();
+        client.write_all(&vec![b'x'; 100_000]).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         stream.readable().await.unwrap();
         Stream::Tcp(stream).turn_away(b"busy");
