@@ -21,7 +21,7 @@ pub enum Signal {
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Start a process; answer with `Spawned`, `SpawnFailed` or, for one that is doomed meanwhile, `SpawnAbandoned`. The
+    /// Start a process; answer with `Spawned`, `SpawnFailed` or, for one that was called off before, `SpawnAbandoned`. The
     /// answer may take its time: other events may come before it.
     Spawn {
         /// The name it gets.
@@ -32,6 +32,11 @@ pub enum Action {
         slot: u32,
         /// The configuration it is started from.
         generation: Generation,
+    },
+    /// Do not start this worker, if that has not begun; answer with `SpawnAbandoned`, or, where it has, with nothing.
+    CallOff {
+        /// The worker that was to be.
+        worker: WorkerId,
     },
     /// Send a signal: KILL to the process group, others to the leader of an HTTP worker while there is one, and to the
     /// group of a job worker.

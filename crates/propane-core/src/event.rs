@@ -15,7 +15,8 @@ pub enum Role {
     Job,
 }
 
-/// One started process, named once and never again. Pids live in the driver only.
+/// One started process, named once and never again, in the order in which their starts are asked for. Pids live in the
+/// driver only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 
@@ -134,7 +135,7 @@ pub enum Event {
         /// Why not.
         error: SpawnError,
     },
-    /// A worker's process was never started, because it was doomed before its turn came (see [`crate::Worker::is_doomed`]).
+    /// A worker's process was never started, because that was called off before its turn came ([`crate::Action::CallOff`]).
     SpawnAbandoned {
         /// The worker that was to be.
         worker: WorkerId,

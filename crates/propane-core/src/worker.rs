@@ -150,8 +150,8 @@ impl Worker {
         matches!(self.state, State::Spawning { doomed: None } | State::Starting { .. } | State::Ready)
     }
 
-    /// Whether it is not started yet, and must leave as soon as it is: then it need not be started.
-    pub fn is_doomed(&self) -> bool {
+    /// Whether it is not started yet, and must leave as soon as it is: then its start is called off.
+    pub(crate) fn is_doomed(&self) -> bool {
         matches!(self.state, State::Spawning { doomed: Some(_) })
     }
 

@@ -42,6 +42,7 @@ named! {
         SpawnForGood = "a spawn fails for good",
         SpawnSlow = "a spawn is answered late",
         SpawnAbandoned = "a spawn is called off",
+        CalledOffTooLate = "a spawn is called off that has begun",
         SlowBoot = "a boot is slow",
         NeverReady = "a worker is never ready",
         InstantDeath = "a worker dies at once",

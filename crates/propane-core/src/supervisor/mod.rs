@@ -359,7 +359,7 @@ impl Supervisor {
         let leaves_for_others = self.leaves_for_others(id);
         let Some(worker) = self.workers.get_mut(id) else { return };
         match &mut worker.state {
-            State::Spawning { doomed } => *doomed = doomed.or(Some(Doom { reason, kill: false })),
+            State::Spawning { .. } => self.doom(id, Doom { reason, kill: false }),
             State::Starting { .. } | State::Ready if leaves_for_others => self.turn_away(now, id, reason),
             State::Starting { .. } | State::Ready => self.tell(id, reason, now, deadline),
             State::TurnedAway { kill_at, reason: told, since, .. } => {
@@ -376,6 +376,19 @@ impl Supervisor {
         }
     }
 
+    /// Calls the start of a worker off. Where that comes too late, it leaves as soon as it is there.
+    fn doom(&mut self, id: WorkerId, doom: Doom) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let State::Spawning { doomed } = &mut worker.state else { return };
+        let is_first = doomed.is_none();
+        if is_first || doom.kill {
+            *doomed = Some(doom);
+        }
+        if is_first {
+            self.actions.push_back(Action::CallOff { worker: id });
+        }
+    }
+
     /// Sends TERM to a worker that leaves since `since`.
     fn tell(&mut self, id: WorkerId, reason: StopReason, since: Time, kill_at: Time) {
         let Some(worker) = self.workers.get_mut(id) else { return };
@@ -388,10 +401,7 @@ impl Supervisor {
     fn kill(&mut self, now: Time, id: WorkerId, reason: StopReason, grace_over: bool) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let (reason, since) = match &mut worker.state {
-            State::Spawning { doomed } => {
-                *doomed = Some(Doom { reason, kill: true });
-                return;
-            }
+            State::Spawning { .. } => return self.doom(id, Doom { reason, kill: true }),
             State::Killed { .. } | State::Lingering { kill_at: None, .. } => return,
             State::Lingering { kill_at, reason, since, .. } => {
                 *kill_at = None;

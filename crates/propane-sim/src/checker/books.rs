@@ -39,6 +39,7 @@ pub(crate) struct Drain {
 
 /// One worker.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Entry {
     pub(crate) id: WorkerId,
     pub(crate) role: Role,
@@ -55,6 +56,8 @@ pub(crate) struct Entry {
     pub(crate) killed: Option<StopReason>,
     /// It is to leave as soon as it exists, for this reason.
     pub(crate) doomed: Option<StopReason>,
+    /// Its start was called off.
+    pub(crate) called_off: bool,
     pub(crate) boot_timed_out: bool,
     /// The end of it was reported.
     pub(crate) ended: bool,
@@ -174,6 +177,7 @@ impl Books {
             aborted_at: None,
             killed: None,
             doomed: None,
+            called_off: false,
             boot_timed_out: false,
             ended: false,
             status: None,
@@ -237,15 +241,25 @@ impl Books {
         }
     }
 
-    /// Who was thought doomed, and was not told to leave when it came to be, was not doomed.
-    pub(crate) fn pardon(&mut self, event: &Event) {
-        if let Event::Spawned { worker } = event {
-            self.update(*worker, |entry| {
-                if entry.told.is_none() && entry.killed.is_none() {
-                    entry.doomed = None;
-                }
-            });
+    /// A start is called off: once, and before it is answered.
+    pub(crate) fn call_off(&mut self, worker: WorkerId) -> Result<(), Violation> {
+        let entry = self.known(worker)?;
+        let may_be = entry.presence == Presence::Asked && !std::mem::replace(&mut entry.called_off, true);
+        ensure(may_be, Rule::CalledOff, || format!("{entry:?}"))
+    }
+
+    /// Who was thought doomed, and was not told to leave when it came to be, was not doomed. Who was told for that very
+    /// reason had been called off, and nobody had who stays.
+    pub(crate) fn pardon(&mut self, event: &Event) -> Result<(), Violation> {
+        let Event::Spawned { worker } = event else { return Ok(()) };
+        let entry = self.known(*worker)?;
+        let leaves = entry.told.is_some() || entry.killed.is_some();
+        if !leaves {
+            entry.doomed = None;
         }
+        let as_thought = entry.doomed.is_some() && entry.leaves_for() == entry.doomed;
+        let lawful = if entry.called_off { leaves } else { !as_thought };
+        ensure(lawful, Rule::CalledOff, || format!("{entry:?}"))
     }
 
     /// A driver that slept over a deadline is forgiven: everybody is waited for anew.

@@ -232,6 +232,7 @@ impl Checker {
                 let heartbeat = self.heartbeats.get(generation).copied().flatten();
                 self.books.ask(now, *worker, *role, *slot, *generation, heartbeat)
             }
+            Action::CallOff { worker } => self.books.call_off(*worker),
             Action::Report(report) => {
                 self.follow_policy(event, report);
                 Ok(())
@@ -280,7 +281,7 @@ impl Checker {
         }
         let quiet = self.reloads.is_idle() && !self.stop.is_stopping();
         self.respawns.finish(&context, &self.books, |role| self.crowd.count(role), quiet)?;
-        self.books.pardon(event);
+        self.books.pardon(event)?;
         self.due = due;
         let later = due.is_none_or(|due| due > now) || !context.is_time();
         ensure(later, Rule::FutureWakeUp, || format!("{due:?} at {now}"))?;

@@ -16,6 +16,7 @@ named! {
         Bound = "no more HTTP workers than wanted and the surge",
         OneSuccessor = "a slot has one worker and at most one successor",
         JobOnce = "no job runs twice",
+        CalledOff = "a start is called off when the worker is not wanted any more, and only then",
         RespawnDelay = "respawn delays follow the law",
         RespawnRemembered = "respawns are not forgotten",
         RespawnNotEarly = "nobody is respawned before the delay is over",

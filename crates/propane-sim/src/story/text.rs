@@ -11,6 +11,7 @@ pub(crate) fn action(action: &Action) -> String {
             format!("spawn {}: {} slot {slot}, generation {generation}", name(*worker), role_name(*role))
         }
         Action::Signal { worker, signal } => format!("{} {}", signal_name(*signal), name(*worker)),
+        Action::CallOff { worker } => format!("call off {}", name(*worker)),
         Action::TurnAway { worker } => format!("turn away from {}", name(*worker)),
         Action::CountConnections { worker } => format!("count the connections of {}", name(*worker)),
         Action::LoadConfiguration { generation } => format!("load configuration for generation {generation}"),

@@ -321,7 +321,7 @@ impl<'a> World<'a> {
     fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
         let now = self.now;
         match happening {
-            Happening::Birth(worker) => self.bear(worker),
+            Happening::Birth(worker) if self.process(worker).is_awaited() => self.bear(worker),
             Happening::Readiness(worker) if self.process(worker).is_alive() => {
                 self.process(worker).is_ready = true;
                 self.deliver(Event::BecameReady { worker, proof: Proof::Notified })
@@ -330,7 +330,7 @@ impl<'a> World<'a> {
             Happening::Drain(worker) if self.process(worker).is_alive() => {
                 self.deliver(Event::Drained { worker, waited: 1 })
             }
-            Happening::Readiness(_) | Happening::Beat(..) | Happening::Drain(_) => Ok(()),
+            Happening::Birth(_) | Happening::Readiness(_) | Happening::Beat(..) | Happening::Drain(_) => Ok(()),
             Happening::Doom(worker, status) => {
                 if !self.process(worker).spared {
                     self.process(worker).strike_down(now);
@@ -431,6 +431,10 @@ impl<'a> World<'a> {
             }
             Action::Signal { worker, signal: Signal::Kill } => {
                 self.kill(*worker);
+                Ok(())
+            }
+            Action::CallOff { worker } => {
+                self.call_off(*worker);
                 Ok(())
             }
             Action::TurnAway { worker } => {

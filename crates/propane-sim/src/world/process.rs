@@ -113,6 +113,11 @@ impl Process {
         }
     }
 
+    /// Whether nothing has come yet of the request to start it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.leader == Leader::Awaited
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         self.leader == Leader::Alive
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use propane_core::{Event, ExitStatus, Proof, Role, Sample, SpawnError, Worker, WorkerId};
+use propane_core::{Event, ExitStatus, Proof, Role, Sample, SpawnError, WorkerId};
 
 use crate::checker::{Checker, PUNCTUAL, Rule, Violation, ensure};
 use crate::coverage::{Fault, strike};
@@ -44,13 +44,6 @@ impl World<'_> {
             let message = message.to_owned();
             return self.deliver(Event::SpawnFailed { worker, error: SpawnError { permanent, message } });
         }
-        let is_doomed = self.supervisor.worker(worker).is_some_and(Worker::is_doomed);
-        // A driver may have begun before it could know.
-        if is_doomed && Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 49).chance(50) {
-            strike(Fault::SpawnAbandoned);
-            self.process(worker).leader = Leader::Unborn;
-            return self.deliver(Event::SpawnAbandoned { worker });
-        }
         let process = self.process(worker);
         process.be_born(now);
         let (role, fate, generation) = (process.role, process.fate.clone(), process.generation);
@@ -67,6 +60,17 @@ impl World<'_> {
             _ => {}
         }
         self.deliver(Event::Spawned { worker })
+    }
+
+    /// A start is called off. The driver may have begun before it could know; then its answer is on the way.
+    pub(super) fn call_off(&mut self, worker: WorkerId) {
+        let has_begun = Rng::of(self.plan.seed, SAMPLE, worker.0 | 1 << 49).chance(50);
+        if has_begun || !self.process(worker).is_awaited() {
+            return strike(Fault::CalledOffTooLate);
+        }
+        strike(Fault::SpawnAbandoned);
+        self.process(worker).leader = Leader::Unborn;
+        self.agenda.add(self.now, Happening::Delivery(Event::SpawnAbandoned { worker }));
     }
 
     pub(super) fn beat(&mut self, worker: WorkerId, count: u64) -> Result<(), Violation> {

@@ -63,7 +63,8 @@ pub(crate) struct Driver {
     poller: Poller,
     journal: Journal,
     inbox: VecDeque<Event>,
-    spawns: VecDeque<Spawn>,
+    /// Those whose start was asked for, in that order, which is that of their names.
+    spawns: BTreeMap<WorkerId, Spawn>,
     /// Whether there may be dead children that nobody has looked for.
     must_sweep: bool,
     /// Whether others may have to get the new connections.
@@ -103,7 +104,7 @@ impl Driver {
             poller,
             journal: setup.journal,
             inbox: VecDeque::from([Event::BootRequested]),
-            spawns: VecDeque::new(),
+            spawns: BTreeMap::new(),
             must_sweep: false,
             must_steer: false,
             saves: Saves::default(),
@@ -158,8 +159,9 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, role, slot, generation } => {
-                self.spawns.push_back(Spawn { worker, role, slot, generation });
+                self.spawns.insert(worker, Spawn { role, slot, generation });
             }
+            Action::CallOff { worker } => self.call_off(worker),
             Action::Signal { worker, signal } => {
                 self.children.signal(worker, signal);
                 self.leaving_slots.forget(worker);

@@ -18,7 +18,6 @@ use super::{Driver, turn};
 /// A process that is to be started.
 #[derive(Clone, Copy)]
 pub(super) struct Spawn {
-    pub(super) worker: WorkerId,
     pub(super) role: Role,
     pub(super) slot: u32,
     pub(super) generation: Generation,
@@ -30,34 +29,30 @@ impl Driver {
         let began = Instant::now();
         self.digest();
         while turn::spawns_go_on(began.elapsed())
-            && let Some(spawn) = self.spawns.pop_front()
+            && let Some((worker, spawn)) = self.spawns.pop_first()
         {
-            self.spawn(spawn);
+            let event = match self.spawn(worker, spawn) {
+                Ok(()) => Event::Spawned { worker },
+                Err(error) => Event::SpawnFailed { worker, error },
+            };
+            self.inbox.push_back(event);
             self.digest();
         }
     }
 
-    fn spawn(&mut self, spawn: Spawn) {
-        let worker = spawn.worker;
-        let event = if self.core.worker(worker).is_some_and(propane_core::Worker::is_doomed) {
-            Event::SpawnAbandoned { worker }
-        } else {
-            match self.try_spawn(spawn) {
-                Ok(()) => Event::Spawned { worker },
-                Err(error) => Event::SpawnFailed { worker, error },
-            }
-        };
-        self.inbox.push_back(event);
+    /// What has begun is answered already, or will be.
+    pub(super) fn call_off(&mut self, worker: WorkerId) {
+        self.inbox.extend(self.spawns.remove(&worker).map(|_| Event::SpawnAbandoned { worker }));
     }
 
-    fn try_spawn(&mut self, spawn: Spawn) -> Result<(), SpawnError> {
-        let Spawn { worker, role, slot, generation } = spawn;
+    fn spawn(&mut self, worker: WorkerId, spawn: Spawn) -> Result<(), SpawnError> {
+        let Spawn { role, slot, generation } = spawn;
         let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
         let plan = Rc::clone(self.plans.get(&generation).ok_or_else(gone)?);
         if role == Role::Http && self.steers {
             self.retirement.observe(); // whoever joins is to be seen apart from who is there
         }
-        self.start(spawn, &plan)?;
+        self.start(worker, spawn, &plan)?;
         self.state_file.touch();
         self.watch(worker);
         if role == Role::Http {
@@ -66,8 +61,8 @@ impl Driver {
         Ok(())
     }
 
-    fn start(&mut self, spawn: Spawn, plan: &Plan) -> Result<(), SpawnError> {
-        let Spawn { worker, role, slot, generation } = spawn;
+    fn start(&mut self, worker: WorkerId, spawn: Spawn, plan: &Plan) -> Result<(), SpawnError> {
+        let Spawn { role, slot, generation } = spawn;
         let passing =
             |what: &str, error: &io::Error| SpawnError { permanent: false, message: format!("{what}: {error}") };
         let notify = (role == Role::Http).then(|| self.notify_socket(worker, plan.identity.as_ref())).flatten();
