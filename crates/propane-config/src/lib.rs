@@ -17,7 +17,6 @@ mod lookup;
 pub mod manual;
 mod names;
 pub mod openstep;
-mod openstep_data;
 mod options;
 mod origin;
 mod problem;

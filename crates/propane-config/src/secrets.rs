@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::openstep_data::unescape;
+use crate::openstep::unescape;
 
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
