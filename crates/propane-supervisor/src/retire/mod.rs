@@ -1,0 +1,238 @@
+//! Steered retirement: how a worker that binds by itself, and knows nothing of it, leaves without losing a connection
+//! (LINUX-NOTES §1).
+//!
+//! The manager borrows a duplicate of each listener of the worker that leaves (`pidfd_getfd(2)`), and has the kernel give
+//! new connections to those who stay. When nobody waits in the queue any more, no handshake is left from before, and
+//! what the worker serves is finished, the worker has drained. The duplicates keep its listeners in their group until it
+//! is gone, so that they leave one by one, when the manager says so, and the program in force always names the right
+//! places.
+//!
+//! What cannot be known is not guessed: a listener that is nobody's, or a place of which it is not sure who stands there,
+//! means that the group is left to the kernel's hash, as it would be without any of this. A program that has become wrong
+//! names a place out of range, which means the same, or a listener of somebody.
+
+mod borrowing;
+mod connections;
+mod judging;
+mod programs;
+mod steered;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use propane_core::{Time, WorkerId};
+
+use crate::drain::{Queue, interval, rested};
+use crate::sockdiag::{self, GroupKey, Listener};
+use crate::{procinfo, steering};
+
+use borrowing::{Holder, borrow, explain};
+pub(crate) use connections::connections_in_use;
+use steered::Steered;
+
+/// How often it is looked who has begun to listen while workers that bind by themselves boot: those who join apart are
+/// known apart.
+const JOIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A worker that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) worker: WorkerId,
+    pub(crate) pid: i32,
+    /// Whether new connections may go to it.
+    pub(crate) serves: bool,
+}
+
+/// What a look has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing is lost any more when this worker is told to leave, or nothing can be done about it.
+    Drained { worker: WorkerId, waited: u32 },
+    /// Nobody can be turned away from here, for this reason.
+    Refused(String),
+}
+
+/// A worker that leaves.
+#[derive(Debug)]
+struct Leaving {
+    since: Time,
+    is_told: bool,
+    /// Duplicates of its listeners, by inode.
+    held: BTreeMap<u64, OwnedFd>,
+    /// How many connections it had to finish when it was first looked at.
+    waited: Option<u32>,
+    queue: Queue,
+    /// Those that were in use when its descriptors were looked at last; there are no new ones once its queue is empty.
+    in_use: BTreeSet<u64>,
+}
+
+/// All that is under way.
+#[derive(Debug)]
+pub(crate) struct Retirement {
+    port: u16,
+    groups: BTreeMap<GroupKey, Steered>,
+    holders: BTreeMap<u64, Holder>,
+    leaving: BTreeMap<WorkerId, Leaving>,
+    next_look: Option<Time>,
+    has_probed: bool,
+    joins_seen_at: Time,
+}
+
+impl Retirement {
+    pub(crate) fn new(port: u16) -> Self {
+        Self {
+            port,
+            groups: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            next_look: None,
+            has_probed: false,
+            joins_seen_at: Time::default(),
+        }
+    }
+
+    /// When the next look is due.
+    pub(crate) fn next_look(&self) -> Option<Time> {
+        self.next_look
+    }
+
+    /// When it is to be seen again who has joined, while somebody may.
+    pub(crate) fn next_observation(&self) -> Time {
+        self.joins_seen_at + JOIN_INTERVAL
+    }
+
+    /// Takes in who listens now, if it is time to.
+    pub(crate) fn observe_joins(&mut self, now: Time) {
+        if self.next_observation() <= now {
+            self.observe();
+            self.joins_seen_at = now;
+        }
+    }
+
+    /// Takes in who listens now: often enough that joins and leaves are seen apart.
+    pub(crate) fn observe(&mut self) {
+        // Without an answer the next one shows more at once, and what that leaves open is remembered as open.
+        if let Ok(listeners) = sockdiag::listeners(self.port) {
+            self.take_in(&listeners, None);
+        }
+    }
+
+    /// `released` has left because it was let go.
+    fn take_in(&mut self, listeners: &[Listener], released: Option<u64>) {
+        for listener in listeners {
+            self.groups.entry(listener.kind).or_default();
+        }
+        for (key, steered) in &mut self.groups {
+            let members: Vec<u64> = listeners.iter().filter(|it| it.kind == *key).map(|it| it.inode).collect();
+            steered.observe(&members, released);
+        }
+        // The kernel forgets the program with the group.
+        self.groups.retain(|_, steered| !steered.group.members().is_empty());
+        self.holders.retain(|inode, _| listeners.iter().any(|listener| listener.inode == *inode));
+    }
+
+    /// Whether it is known that workers' sockets can be steered, or that they cannot.
+    pub(crate) fn has_probed(&self) -> bool {
+        self.has_probed
+    }
+
+    /// Tries on the first ready worker whether its sockets can be borrowed and steered. Returns why not.
+    pub(crate) fn probe(&mut self, member: Member) -> Option<String> {
+        let refusal = match self.try_on(member) {
+            Ok(false) => return None, // it does not listen yet; the next one is tried
+            Ok(true) => None,
+            Err(error) => Some(explain(&error, member.pid)),
+        };
+        self.has_probed = true;
+        refusal
+    }
+
+    fn try_on(&mut self, member: Member) -> io::Result<bool> {
+        let listeners = sockdiag::listeners(self.port)?;
+        self.take_in(&listeners, None);
+        procinfo::descriptors(member.pid)?;
+        self.find_holders(&[member]);
+        let Some(holder) = self.holders.values().find(|holder| holder.worker == member.worker) else {
+            return Ok(false);
+        };
+        let socket = borrow(*holder)?;
+        // No place at all: the kernel's hash goes on.
+        steering::attach(&socket, &[])?;
+        steering::detach(&socket)?;
+        Ok(true)
+    }
+
+    /// A worker leaves: new connections are to go elsewhere.
+    pub(crate) fn turn_away(&mut self, now: Time, worker: WorkerId) {
+        let leaving = Leaving {
+            since: now,
+            is_told: false,
+            held: BTreeMap::new(),
+            waited: None,
+            queue: Queue::default(),
+            in_use: BTreeSet::new(),
+        };
+        self.leaving.insert(worker, leaving);
+        self.next_look = Some(now);
+    }
+
+    /// A worker was told to leave.
+    pub(crate) fn told(&mut self, now: Time, worker: WorkerId) {
+        if let Some(leaving) = self.leaving.get_mut(&worker) {
+            leaving.is_told = true;
+            self.next_look = Some(now);
+        }
+    }
+
+    /// A worker is gone: its listeners leave their groups now.
+    pub(crate) fn gone(&mut self, now: Time, worker: WorkerId, members: &[Member]) {
+        self.observe();
+        if let Some(leaving) = self.leaving.remove(&worker) {
+            for (inode, socket) in leaving.held {
+                self.release(now, inode, socket, members);
+            }
+        }
+        if !self.leaving.is_empty() {
+            self.steer(now, members);
+            self.next_look = Some(now);
+        } else if self.groups.values().any(|steered| steered.program.is_some()) {
+            self.let_go(members);
+        }
+    }
+
+    /// Gives up everything: nobody is turned away from any more.
+    pub(crate) fn give_up(&mut self, members: &[Member]) {
+        self.let_go(members);
+        self.leaving.clear();
+        self.next_look = None;
+    }
+
+    /// Looks at everybody who leaves, if it is time to.
+    pub(crate) fn look(&mut self, now: Time, members: &[Member]) -> Vec<Verdict> {
+        if self.next_look.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.next_look = None;
+        let listeners = match sockdiag::listeners(self.port) {
+            Ok(listeners) => listeners,
+            Err(error) => return vec![Verdict::Refused(format!("sock_diag is refused: {error}"))],
+        };
+        self.take_in(&listeners, None);
+        self.find_holders(members);
+        if let Err(refusal) = self.hold() {
+            return vec![Verdict::Refused(refusal)];
+        }
+        self.steer(now, members);
+        let verdicts = self.judge(now, members, &listeners);
+        let draining = self.leaving.values().filter(|leaving| !leaving.is_told).map(|leaving| leaving.since).min();
+        self.next_look = draining.map(|since| now + interval(now.since(since)));
+        verdicts
+    }
+
+    /// A look that began then is over: the next one has its time, because looking takes some as well.
+    pub(crate) fn rest(&mut self, began: Time, ended: Time) {
+        self.next_look = self.next_look.map(|at| at.max(rested(began, ended)));
+    }
+}

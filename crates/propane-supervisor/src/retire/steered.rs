@@ -1,0 +1,227 @@
+//! A group of listeners and the program that steers it: what it has to say, and why it cannot. Pure.
+
+use propane_core::Time;
+
+use crate::group::Group;
+
+/// A group with the program in force.
+#[derive(Debug, Default)]
+pub(super) struct Steered {
+    pub(super) group: Group,
+    pub(super) program: Option<Program>,
+    /// Why there is none, where there should be one.
+    pub(super) obstacle: Option<Obstacle>,
+    /// Whether somebody has left unasked: then the program has named a place out of range for a moment, and anybody may
+    /// have been given a connection.
+    is_disturbed: bool,
+}
+
+/// Why new connections cannot be kept from somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Nobody else may be given them.
+    Nobody,
+    /// This listener is no worker's.
+    Foreign(u64),
+    /// It is not known who stands where.
+    Unsure,
+    /// The kernel refuses the program.
+    Refused,
+}
+
+/// A program in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    places: Vec<u32>,
+    /// Since when nobody else can have been given a connection.
+    pub(super) since: Time,
+}
+
+/// What a listener is to a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its worker serves, and stays.
+    Stays,
+    /// Its worker leaves, and a duplicate of it is held.
+    Leaves,
+    /// Its worker does not serve, or not any more.
+    Idle,
+    /// It is not known whose it is.
+    Foreign,
+}
+
+/// Places that hold what they hold also when a listener leaves that stands elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Steady {
+    pub(super) places: Vec<u32>,
+    /// Whether there is one place only, which may be the last of the group, and out of range for a moment.
+    is_gap: bool,
+}
+
+impl Steered {
+    /// Takes in who is in the group now. `released` has left because it was let go.
+    pub(super) fn observe(&mut self, members: &[u64], released: Option<u64>) {
+        let is_lost = |inode: &u64| !members.contains(inode) && Some(*inode) != released;
+        self.is_disturbed |= self.group.members().iter().any(is_lost);
+        self.group.observe(members);
+    }
+
+    /// After a disturbance, nobody else is given a connection from now on.
+    pub(super) fn settle(&mut self, now: Time) {
+        if std::mem::take(&mut self.is_disturbed)
+            && let Some(program) = &mut self.program
+        {
+            program.since = now;
+        }
+    }
+
+    /// The places that the program has to name, unless the one in force does.
+    pub(super) fn wanted(&self, standing: impl Fn(u64) -> Standing) -> Result<Option<Vec<u32>>, Obstacle> {
+        let members = self.group.members();
+        let any = |wanted| members.iter().any(|inode| standing(*inode) == wanted);
+        if !any(Standing::Leaves) {
+            // Nobody leaves from here. A program that is in force has nothing to say any more.
+            return if self.program.is_none() { Ok(None) } else { Err(Obstacle::Nobody) };
+        }
+        if let Some(foreign) = members.iter().find(|inode| standing(**inode) == Standing::Foreign) {
+            return Err(Obstacle::Foreign(*foreign));
+        }
+        let places = self.group.places_of(|inode| standing(inode) == Standing::Stays);
+        if places.is_empty() {
+            return Err(if any(Standing::Stays) { Obstacle::Unsure } else { Obstacle::Nobody });
+        }
+        let is_in_force = self.program.as_ref().is_some_and(|program| program.places == places);
+        Ok((!is_in_force).then_some(places))
+    }
+
+    /// A program names these places from now on. What was kept from somebody before is so all along.
+    pub(super) fn put_in_force(&mut self, now: Time, places: Vec<u32>) {
+        let since = self.program.as_ref().map_or(now, |program| program.since);
+        self.program = Some(Program { places, since });
+    }
+
+    /// What the program in force has to name while a listener leaves.
+    pub(super) fn steady(&self, standing: impl Fn(u64) -> Standing) -> Option<Steady> {
+        self.program.as_ref()?;
+        let all = self.group.places_of(|inode| standing(inode) == Standing::Stays);
+        let places = self.group.steady(&all);
+        let is_gap = all.len() == places.len() && places.len() == 1;
+        Some(Steady { places, is_gap })
+    }
+
+    /// The program in force names other places now.
+    pub(super) fn adapt(&mut self, now: Time, steady: Steady) {
+        if let Some(program) = &mut self.program {
+            program.places = steady.places;
+            program.since = if steady.is_gap { now } else { program.since };
+        }
+    }
+
+    /// Whether enough places stay sure when one more listener leaves than is `about_to`.
+    pub(super) fn stays_sure(&self, about_to: impl Fn(u64) -> bool) -> bool {
+        let members = self.group.members();
+        let leaving = members.iter().filter(|inode| about_to(**inode)).count();
+        let stay = u32::try_from(members.len().saturating_sub(leaving + 1)).unwrap_or(0);
+        let sure = self.program.iter().flat_map(|program| &program.places).any(|place| *place < stay);
+        leaving == 0 || sure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Standing::{Foreign, Idle, Leaves, Stays};
+
+    use super::*;
+
+    /// A group whose members joined one by one, named by their places, with a program.
+    fn steered(standings: &[Standing], program: Option<&[u32]>) -> Steered {
+        let mut steered = Steered::default();
+        for count in 1..=standings.len() as u64 {
+            steered.observe(&(0..count).collect::<Vec<_>>(), None);
+        }
+        steered.program = program.map(|places| Program { places: places.to_vec(), since: at(1) });
+        steered
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_micros(seconds * 1_000_000)
+    }
+
+    fn of(standings: &[Standing]) -> impl Fn(u64) -> Standing {
+        |inode| standings[usize::try_from(inode).unwrap()]
+    }
+
+    /// Who stands there, the program in force, and what it has to name.
+    type Row = (&'static [Standing], Option<&'static [u32]>, Result<Option<&'static [u32]>, Obstacle>);
+
+    #[test]
+    fn a_program_names_those_who_stay_while_somebody_leaves() {
+        let table: [Row; 9] = [
+            (&[Stays, Stays], None, Ok(None)),
+            (&[Stays, Stays], Some(&[0]), Err(Obstacle::Nobody)),
+            (&[Stays, Leaves, Stays], None, Ok(Some(&[0, 2]))),
+            (&[Stays, Leaves, Stays], Some(&[0, 2]), Ok(None)),
+            (&[Stays, Leaves, Idle], Some(&[0, 2]), Ok(Some(&[0]))),
+            (&[Leaves, Idle], None, Err(Obstacle::Nobody)),
+            (&[Leaves, Stays, Foreign], None, Err(Obstacle::Foreign(2))),
+            // Nobody leaves, so a stranger does not matter.
+            (&[Stays, Foreign], None, Ok(None)),
+            (&[Leaves], Some(&[0]), Err(Obstacle::Nobody)),
+        ];
+        for (standings, program, expected) in table {
+            let found = steered(standings, program).wanted(of(standings));
+            assert_eq!(found, expected.map(|places| places.map(<[u32]>::to_vec)), "{standings:?} {program:?}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_is_known_to_stand_there_is_no_program() {
+        let standings = [Leaves, Stays, Stays];
+        let mut steered = steered(&standings, None);
+        steered.group.distrust();
+        assert_eq!(steered.wanted(of(&standings)), Err(Obstacle::Unsure));
+    }
+
+    #[test]
+    fn who_leaves_unasked_makes_the_program_young_again() {
+        for (released, since) in [(Some(2), at(1)), (None, at(9))] {
+            let mut steered = steered(&[Stays, Leaves, Leaves], Some(&[0]));
+            steered.observe(&[0, 1], released);
+            steered.settle(at(9));
+            assert_eq!(steered.program.as_ref().unwrap().since, since, "{released:?}");
+            steered.put_in_force(at(10), vec![1]);
+            assert_eq!(steered.program, Some(Program { places: vec![1], since }));
+        }
+    }
+
+    #[test]
+    fn while_a_listener_leaves_the_last_place_is_not_named_if_there_is_another() {
+        let table: [(&[Standing], &[u32], bool); 3] =
+            [(&[Stays, Leaves, Stays], &[0], false), (&[Leaves, Stays], &[1], true), (&[Stays, Leaves], &[0], true)];
+        for (standings, places, is_young) in table {
+            let mut steered = steered(standings, Some(&[0]));
+            let steady = steered.steady(of(standings)).unwrap();
+            assert_eq!(steady.places, places, "{standings:?}");
+            steered.adapt(at(9), steady);
+            assert_eq!(steered.program.unwrap().since == at(9), is_young, "{standings:?}");
+        }
+        assert_eq!(steered(&[Stays, Leaves], None).steady(of(&[Stays, Leaves])), None);
+    }
+
+    #[test]
+    fn one_more_may_leave_while_a_sure_place_is_left() {
+        // How many there are, the places in force, how many are about to leave.
+        let table: [(u64, &[u32], u64, bool); 5] = [
+            (2, &[], 0, true),
+            (4, &[0, 1], 1, true),
+            (4, &[2, 3], 1, false),
+            (4, &[1], 2, false),
+            (2, &[0], 1, false),
+        ];
+        for (count, places, about_to, expected) in table {
+            let standings = vec![Stays; usize::try_from(count).unwrap()];
+            let steered = steered(&standings, Some(places));
+            assert_eq!(steered.stays_sure(|inode| inode < about_to), expected, "{count} {places:?} {about_to}");
+        }
+    }
+}
