@@ -28,9 +28,11 @@ impl Driver {
     pub(super) fn settle(&mut self) {
         let began = Instant::now();
         self.digest();
-        while turn::spawns_go_on(began.elapsed())
+        let mut made = 0;
+        while turn::spawns_go_on(made, began.elapsed())
             && let Some((worker, spawn)) = self.spawns.pop_first()
         {
+            made += 1;
             let event = match self.spawn(worker, spawn) {
                 Ok(()) => Event::Spawned { worker },
                 Err(error) => Event::SpawnFailed { worker, error },

@@ -16,9 +16,10 @@ const SPAWN_TURN: Duration = Duration::from_millis(3);
 /// How old the state file may be while a crowd of workers is being started: all of them are in it each time.
 const SAVE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether one more worker may be started in a turn that has lasted this long.
-pub(super) fn spawns_go_on(elapsed: Duration) -> bool {
-    elapsed < SPAWN_TURN
+/// Whether one more worker may be started in a turn that has lasted this long. One always may: else a manager that has too
+/// much to hear would never start anybody.
+pub(super) fn spawns_go_on(made: usize, elapsed: Duration) -> bool {
+    made == 0 || elapsed < SPAWN_TURN
 }
 
 /// What there is to do before anything else happens.
@@ -85,9 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn spawns_have_three_milliseconds() {
-        for (micros, expected) in [(0, true), (2_999, true), (3_000, false), (900_000, false)] {
-            assert_eq!(spawns_go_on(Duration::from_micros(micros)), expected, "{micros}");
+    fn spawns_have_three_milliseconds_and_one_is_always_made() {
+        let table =
+            [(0, 0, true), (0, 900_000, true), (1, 0, true), (9, 2_999, true), (1, 3_000, false), (9, 9_999, false)];
+        for (made, micros, expected) in table {
+            assert_eq!(spawns_go_on(made, Duration::from_micros(micros)), expected, "{made} {micros}");
         }
     }
 
