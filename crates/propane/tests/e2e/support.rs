@@ -104,8 +104,10 @@ impl App {
 /// The lines of a stream, as they come.
 #[derive(Default)]
 struct Lines {
-    lines: Mutex<Vec<String>>,
+    heard: Mutex<Vec<String>>,
     grown: Condvar,
+    is_over: Mutex<bool>,
+    ended: Condvar,
 }
 
 impl Lines {
@@ -114,16 +116,25 @@ impl Lines {
         let writer = Arc::clone(&lines);
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                writer.lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+                writer.heard.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
                 writer.grown.notify_all();
             }
+            *writer.is_over.lock().unwrap() = true;
+            writer.ended.notify_all();
         });
         lines
     }
 
+    /// Waits for the end of the stream: everything that was written is there then. Somebody who was left behind on purpose
+    /// may hold it open; then what is missing is told by whoever looks for it.
+    fn wait_for_end(&self) {
+        let is_over = self.is_over.lock().unwrap();
+        drop(self.ended.wait_timeout_while(is_over, Duration::from_secs(2), |is_over| !*is_over).unwrap());
+    }
+
     fn wait<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines: MutexGuard<'_, Vec<String>> = self.lines.lock().unwrap();
+        let mut lines: MutexGuard<'_, Vec<String>> = self.heard.lock().unwrap();
         loop {
             if let Some(found) = find(&lines) {
                 return found;
@@ -162,12 +173,12 @@ impl Manager {
 
     /// All of stdout so far.
     pub(crate) fn log(&self) -> String {
-        self.stdout.lines.lock().unwrap().join("\n")
+        self.stdout.heard.lock().unwrap().join("\n")
     }
 
     /// All of stderr so far.
     pub(crate) fn diagnostics(&self) -> String {
-        self.stderr.lines.lock().unwrap().join("\n")
+        self.stderr.heard.lock().unwrap().join("\n")
     }
 
     /// Waits for a line of stdout that contains `text`, and returns the first.
@@ -221,7 +232,9 @@ impl Manager {
 
     /// Waits for the manager's own end.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
-        eventually("the manager's exit", || self.child.try_wait().unwrap())
+        let status = eventually("the manager's exit", || self.child.try_wait().unwrap());
+        self.stdout.wait_for_end();
+        status
     }
 }
 
