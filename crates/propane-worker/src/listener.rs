@@ -16,7 +16,9 @@ use crate::inherited;
 use crate::settings::Socket;
 
 /// Why there is nothing to accept from.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` form is the text for people, too, because that is what a `main` shows that returns it.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// The address is not one, or its name cannot be resolved.
@@ -38,6 +40,12 @@ pub enum ListenError {
     /// Descriptor 3 is not what `LISTEN_FDS` promised.
     #[error("LISTEN_FDS: {0}")]
     Inherited(io::Error),
+}
+
+impl fmt::Debug for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Who made the listening socket, and so what its queue is when this worker leaves.

@@ -1,6 +1,7 @@
 //! The worker's life: accept, serve, drain, end.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::future::pending;
 use std::io;
 use std::pin::pin;
@@ -35,6 +36,9 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How soon to try again when descriptors have run out. Nothing tells when another process has given some back.
 const EXHAUSTED_RETRY: Duration = Duration::from_millis(50);
 
+/// How often it is said that they have.
+const EXHAUSTED_TOLD_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long before the manager's patience ends an overdue worker ends by itself, so that its end is an orderly one: a
 /// tenth of it, and no more than this.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
@@ -43,7 +47,9 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 const HYPER_BUFFER_BYTES: usize = 8192 + 4096 * 100;
 
 /// Why a worker ended before it was told to.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` form is the text for people, too, because that is what a `main` shows that returns it.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// There is no socket to listen on.
@@ -55,6 +61,12 @@ pub enum ServeError {
     /// The listening socket stopped working, for instance because somebody who shares it has shut it down.
     #[error("the listening socket has ended: {0}")]
     Accept(io::Error),
+}
+
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// An HTTP/1.1 and cleartext HTTP/2 server that behaves as the manager expects of a worker.
@@ -267,6 +279,7 @@ where
     ) -> Result<(), ServeError> {
         let mut ready = pin!(notifier.send(State::Ready { watched: watchdog.is_set() }));
         let mut said_ready = false;
+        let mut exhausted = None;
         loop {
             tokio::select! {
                 biased;
@@ -280,7 +293,7 @@ where
                             return Ok(());
                         }
                     }
-                    Err(error) => outlive(error).await?,
+                    Err(error) => outlive(error, &mut exhausted).await?,
                 },
             }
         }
@@ -415,12 +428,16 @@ async fn serve_connection<S, B>(
     }
 }
 
-/// Waits out a failed accept, or passes on that there will be no other.
-async fn outlive(error: io::Error) -> Result<(), ServeError> {
+/// Waits out a failed accept, or passes on that there will be no other. `told`: when it was last said that descriptors
+/// have run out.
+async fn outlive(error: io::Error, told: &mut Option<Instant>) -> Result<(), ServeError> {
     match AcceptFailure::of(&error) {
         AcceptFailure::Connection => Ok(()),
         AcceptFailure::Exhausted => {
-            tracing::warn!("cannot accept connections for now: {error}");
+            if told.is_none_or(|told| told.elapsed() >= EXHAUSTED_TOLD_AGAIN) {
+                tracing::warn!("cannot accept connections for now: {error}");
+                *told = Some(Instant::now());
+            }
             sleep(EXHAUSTED_RETRY).await;
             Ok(())
         }

@@ -25,8 +25,16 @@ impl fmt::Display for Problem {
 }
 
 /// Every variable that could not be used, in the order in which they are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its `Debug` form is the text for people, too, because that is what a `main` shows that returns it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct BadVariables(pub Vec<Problem>);
+
+impl fmt::Debug for BadVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for BadVariables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -279,6 +279,10 @@ fn what_cannot_be_done_is_said_with_the_right_exit_code() {
     expect(embedded().set("ARLEN_HOST", "unix:/tmp/x"), 1, "only the manager binds a UNIX socket");
     let (_holder, address) = support::listener();
     expect(embedded().port(address.port()), 1, &format!("cannot listen on {address}: Address already in use"));
+    // What a `main` shows that returns the library's error.
+    expect(Launch::app().set("ARLEN_PORT", "0"), 1, "Error: ARLEN_PORT: expected a whole number from 1 to 65535 but");
+    let in_use = format!("Error: cannot listen on {address}: Address already in use");
+    expect(Launch::app().port(address.port()), 1, &in_use);
     let file = root.path().join("secret.txt");
     expect(Launch::embedded(&file), 1, "Not a directory");
 }

@@ -2,7 +2,7 @@
 //!
 //! The manager starts it as `propane worker` when an app brings no server of its own. It takes Arlen's command line and
 //! the environment of [`Settings`], and besides that `ARLEN_APP_ROOT` (default: the working directory),
-//! `ARLEN_SERVE_STATIC` (default yes) and `ARLEN_STATIC_ALLOW_EXTENSIONS` (comma separated; default: Arlen's list, [`SERVED`]).
+//! `ARLEN_SERVE_STATIC` (default yes) and `ARLEN_STATIC_ALLOW_EXTENSIONS` (comma separated; default: Arlen's list).
 
 mod app;
 mod arguments;
