@@ -9,6 +9,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use support::{Client, LIMIT, Launch, listener, local};
 
 #[test]
@@ -167,6 +168,27 @@ fn over_the_session_limit_the_answer_is_the_contract_to_the_byte() {
     while Client::connect(local(port)).ask("GET", "/", &["Connection: close"]).status != 200 {
         assert!(began.elapsed() < LIMIT, "the place of a closed connection is free again");
     }
+}
+
+#[test]
+fn where_descriptors_run_out_clients_wait_and_it_is_said_once() {
+    const DESCRIPTORS: u64 = 32;
+    let home = tempfile::tempdir().unwrap();
+    let port = propane_load::free_port();
+    let worker = Launch::embedded(home.path()).port(port).ready();
+    let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+    prlimit(Pid::from_raw(i32::try_from(worker.pid()).unwrap()), Resource::Nofile, limit).unwrap();
+    let mut clients: Vec<Client> = (0..DESCRIPTORS).map(|_| Client::connect(local(port))).collect();
+    assert_eq!(clients[0].get("/healthz").body, "ok\n", "who has a connection is served");
+    let mut last = clients.pop().unwrap();
+    last.send("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+    last.hears_nothing_for(Duration::from_millis(500));
+    drop(clients);
+    assert_eq!(last.answer("GET").body, "ok\n");
+    drop(last);
+    worker.terminate();
+    let (code, stderr) = worker.end();
+    assert_eq!((code, stderr.matches("cannot accept connections for now").count()), (Some(0), 1), "{stderr}");
 }
 
 #[test]
