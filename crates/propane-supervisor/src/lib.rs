@@ -36,7 +36,9 @@ mod spawn;
 mod startup;
 mod state;
 mod steering;
+mod warden;
 
 pub use diagnostics::install as install_diagnostics;
 pub use running::{LastReload, NotRunning, RunningManager, running};
 pub use startup::run;
+pub use warden::{WARDEN, main as warden_main};

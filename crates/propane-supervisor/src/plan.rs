@@ -25,8 +25,8 @@ const MANAGERS_OWN_VARIABLES: [&str; 8] = [
     "MAINPID",
 ];
 
-/// The embedded worker is this very program, also when its file has been replaced or removed meanwhile.
-const OWN_PROGRAM: &str = "/proc/self/exe";
+/// The embedded worker and the warden are this very program, also when its file has been replaced or removed meanwhile.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// What one generation is.
 #[derive(Clone, Debug, PartialEq, Eq)]

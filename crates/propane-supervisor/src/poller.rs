@@ -28,6 +28,8 @@ pub(crate) enum Token {
     Timer,
     /// A listener was shut down.
     HangUp,
+    /// The warden has ended.
+    Warden,
 }
 
 impl Token {
@@ -36,6 +38,7 @@ impl Token {
             Self::Signal => 0,
             Self::Timer => 3,
             Self::HangUp => 1 << 2 | 3,
+            Self::Warden => 2 << 2 | 3,
             Self::Exit(worker) => worker.0 << 2 | 1,
             Self::Notify(worker) => worker.0 << 2 | 2,
         }
@@ -47,7 +50,8 @@ impl Token {
             1 => Self::Exit(worker),
             2 => Self::Notify(worker),
             3 if worker.0 == 0 => Self::Timer,
-            3 => Self::HangUp,
+            3 if worker.0 == 1 => Self::HangUp,
+            3 => Self::Warden,
             _ => Self::Signal,
         }
     }
@@ -80,6 +84,12 @@ impl Poller {
         let once = EventFlags::ONESHOT;
         // One that is watched already stays so; without a watch, the end of its worker brings it to light.
         let _ = epoll::add(&self.epoll, fd, EventData::new_u64(Token::HangUp.pack()), once);
+    }
+
+    /// Watches a descriptor for input that comes once and stays.
+    pub(crate) fn add_once(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
     /// Stops to watch. Before a descriptor is closed, because a child that has not execed yet may keep it open, and then
@@ -131,6 +141,7 @@ mod tests {
             Token::Signal,
             Token::Timer,
             Token::HangUp,
+            Token::Warden,
             Token::Exit(WorkerId(0)),
             Token::Notify(WorkerId(0)),
             Token::Exit(WorkerId(1 << 40)),

@@ -7,11 +7,12 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -47,10 +48,27 @@ impl PrivateFile {
         Self { file: file.ok(), path: path.to_owned(), length: 0 }
     }
 
+    /// One without a name, in memory.
+    pub(crate) fn in_memory(name: &str) -> io::Result<Self> {
+        let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        Ok(Self { file: Some(file), path: name.into(), length: 0 })
+    }
+
+    /// For whoever inherits it.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(File::as_fd)
+    }
+
     /// Writes a value over the one before.
     pub(crate) fn write(&mut self, value: &impl Serialize) {
+        if self.file.is_some() {
+            self.write_bytes(serde_json::to_vec(value).unwrap_or_default());
+        }
+    }
+
+    /// The same, of a value that is JSON already.
+    pub(crate) fn write_bytes(&mut self, mut bytes: Vec<u8>) {
         let Some(file) = &self.file else { return };
-        let mut bytes = serde_json::to_vec(value).unwrap_or_default();
         // Blanks after the value are none of a reader's business.
         bytes.resize(bytes.len().max(self.length), b' ');
         self.length = bytes.len();
@@ -103,8 +121,16 @@ pub(crate) fn read(path: &Path, bytes_max: u64, suits: impl Fn(&Metadata) -> boo
     if !suits(&metadata) {
         return Err(io::Error::other("it belongs to another user"));
     }
-    lock(&file, FlockOperation::NonBlockingLockShared)?;
-    contents(&file, bytes_max)
+    read_open(&file, bytes_max)
+}
+
+/// The same, of an open file.
+pub(crate) fn read_open(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    lock(file, FlockOperation::NonBlockingLockShared)?;
+    let bytes = contents(file, bytes_max);
+    // Cannot fail on a descriptor that is open.
+    let _ = flock(file, FlockOperation::Unlock);
+    bytes
 }
 
 fn contents(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {

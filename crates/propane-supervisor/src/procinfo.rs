@@ -9,10 +9,53 @@ use procfs::process::{FDTarget, Process, Stat};
 use propane_core::Sample;
 
 /// A process named so that a re-used pid is told apart: pid and start time in clock ticks since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
+}
+
+impl ProcessId {
+    /// The number by which everything that descends from a worker of this manager is known: their limit of file locks,
+    /// which no kernel has looked at since Linux 2.4 and everybody may see. A process passes it on, whatever becomes of
+    /// its environment, its session and its parents. The later a manager has started the lower it is, because a manager
+    /// below another one's worker may only lower it.
+    pub(crate) fn mark(self) -> u64 {
+        let number = self.start_time << PID_BITS | u64::from(self.pid.unsigned_abs());
+        MARKS.end() - number % (MARKS.end() - MARKS.start())
+    }
+}
+
+/// No pid needs more (`proc(5)`, `pid_max`).
+const PID_BITS: u32 = 22;
+
+/// What marks are among: numbers that nobody limits anything to, and that every kernel keeps as they are.
+const MARKS: std::ops::RangeInclusive<u64> = 1 << 62..=(1 << 63) - 1;
+
+/// The mark of a process, if it has one.
+pub(crate) fn mark(pid: i32) -> Option<u64> {
+    let limits = Process::new(pid).and_then(|process| process.limits()).ok()?;
+    match limits.max_file_locks.soft_limit {
+        procfs::process::LimitValue::Value(value) => MARKS.contains(&value).then_some(value),
+        procfs::process::LimitValue::Unlimited => None,
+    }
+}
+
+/// A living process among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relative {
+    pub(crate) id: ProcessId,
+    pub(crate) parent: i32,
+}
+
+/// Everybody who lives, zombies apart. Nobody where `/proc` is another pid namespace's: its numbers mean others here.
+pub(crate) fn everybody() -> Vec<Relative> {
+    let is_ours = fs::read_link("/proc/self").is_ok_and(|me| me.as_os_str() == &*std::process::id().to_string());
+    let processes = is_ours.then(procfs::process::all_processes).into_iter().flatten().flatten().flatten();
+    let alive = processes.filter_map(|process| process.stat().ok()).filter(|stat| !is_dead(stat));
+    alive
+        .map(|stat| Relative { id: ProcessId { pid: stat.pid, start_time: stat.starttime }, parent: stat.ppid })
+        .collect()
 }
 
 /// The process `pid`, if there is one.
@@ -25,8 +68,9 @@ pub(crate) fn is_alive(id: ProcessId) -> bool {
     stat(id.pid).is_some_and(|stat| stat.starttime == id.start_time && !is_dead(&stat))
 }
 
+/// A zombie whose other threads live is not dead.
 fn is_dead(stat: &Stat) -> bool {
-    matches!(stat.state, 'Z' | 'X')
+    stat.state == 'X' || stat.state == 'Z' && stat.num_threads < 2
 }
 
 /// To whom a process belongs.
@@ -234,6 +278,15 @@ mod tests {
             ["socket:[12]", "socket:[13]", "/var/log/my app.log", "pipe:[9]", "socket:[14]", "anon_inode:[eventpoll]"];
         let targets: Vec<String> = targets.map(str::to_owned).to_vec();
         assert_eq!(top_targets(&targets), "3_socket,1_/var/log/my_app.log,1_anon_inode:[eventpoll],1_pipe");
+    }
+
+    #[test]
+    fn later_managers_have_lower_marks() {
+        let mark = |pid, start_time| ProcessId { pid, start_time }.mark();
+        let centuries = 1 << 39;
+        let marks = [mark(4_194_303, 0), mark(2, 1), mark(3, 1), mark(2, 2), mark(2, centuries)];
+        assert!(marks.is_sorted_by(|earlier, later| earlier > later), "{marks:?}");
+        assert!(marks.iter().all(|mark| MARKS.contains(mark)));
     }
 
     #[test]

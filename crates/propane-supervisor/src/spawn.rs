@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,8 +23,13 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Pid, dup3};
 
+use crate::procinfo::{self, ProcessId};
+
 /// The descriptor under which a worker finds its socket (`sd_listen_fds(3)`).
 pub(crate) const LISTEN_FD: RawFd = 3;
+
+/// The descriptor under which an orphan finds what it is given.
+pub(crate) const GIFT_FD: RawFd = 3;
 
 /// Where a child looks for the room to write its own pid into.
 const LISTEN_PID_ROOM: &[u8] = b"LISTEN_PID=0000000000";
@@ -60,10 +65,24 @@ pub(crate) struct Child<'a> {
     pub(crate) identity: Option<Identity>,
 }
 
+/// A process that is to be nobody's child: its parent ends at once, and whoever adopts orphans adopts it. It is in a
+/// session of its own, takes no signal, has no environment, and stands in `/`.
+pub(crate) struct Orphan<'a> {
+    /// The file to execute.
+    pub(crate) program: CString,
+    /// Its arguments, the name it is called by first.
+    pub(crate) argv: Vec<CString>,
+    /// What it gets as fd 0.
+    pub(crate) stdin: BorrowedFd<'a>,
+    /// What it gets as [`GIFT_FD`].
+    pub(crate) gift: BorrowedFd<'a>,
+}
+
 /// What the child was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Clone,
+    Session,
     ProcessGroup,
     Directory,
     Descriptors,
@@ -84,6 +103,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.step {
             Step::Clone => "no process can be created",
+            Step::Session => "no session can be made",
             Step::ProcessGroup => "no process group can be made",
             Step::Directory => "its directory cannot be entered",
             Step::Descriptors => "its descriptors cannot be arranged",
@@ -126,15 +146,18 @@ pub(crate) struct Spawner {
     seat: OwnedFd,
     /// The soft descriptor limit that workers get.
     fd_soft_limit: Option<u64>,
+    /// By what they and all that descends from them is known to be this manager's.
+    mark: Option<u64>,
 }
 
 impl Spawner {
     /// Takes the manager's soft descriptor limit as it is now for the workers'.
     pub(crate) fn new() -> io::Result<Self> {
+        let mark = procinfo::identify(std::process::id().cast_signed()).map(ProcessId::mark);
         let fd_soft_limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         let stdin = File::open("/dev/null")?;
         let seat = stdin.try_clone()?.into();
-        Ok(Self { stdin, seat, fd_soft_limit })
+        Ok(Self { stdin, seat, fd_soft_limit, mark })
     }
 
     /// Starts the process and returns its pid. It leads a process group of its own, has default signal dispositions and
@@ -154,32 +177,54 @@ impl Spawner {
         }
         spawned
     }
+
+    /// Starts an orphan and returns its pidfd.
+    pub(crate) fn spawn_orphan(&self, orphan: &Orphan<'_>) -> Result<OwnedFd, Failure> {
+        let mut stack = vec![0u8; STACK_BYTES];
+        let mut prepared = PreparedOrphan::new(self, orphan, &mut stack);
+        // SAFETY: see `run_in_between`, which keeps to what is asked for.
+        let between = unsafe { clone_apart(|| prepared.run_in_between()) }?;
+        // It ends as soon as the orphan has execed, and nobody else reaps.
+        crate::reaper::discard(between.as_raw());
+        prepared.outcome()
+    }
 }
 
 fn start(mut prepared: Prepared<'_>) -> Result<Pid, Failure> {
-    let mut stack = vec![0u8; STACK_BYTES];
-    let failed = |step, error| Failure { step, error };
-    // A handler that ran in the child would run in the manager's memory.
-    let mut mask = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))
-        .map_err(|errno| failed(Step::Clone, errno.into()))?;
-    // With CLONE_FILES the kernel copies no descriptors here; the child does, and only those that it keeps.
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK | CloneFlags::CLONE_FILES;
-    // SAFETY: CLONE_VFORK keeps this thread still until the child has execed or exited, so `prepared` and `stack`
-    // outlive the child's use of them and nobody else touches them. The manager has one thread. The callback makes
-    // system calls only: no allocation, no lock, no panic.
-    let cloned = unsafe { clone(Box::new(|| prepared.run_in_child()), &mut stack, flags, Some(libc::SIGCHLD)) };
-    let restored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
-    let pid = cloned.map_err(|errno| failed(Step::Clone, errno.into()))?;
-    restored.map_err(|errno| failed(Step::Clone, errno.into()))?;
+    // SAFETY: see `run_in_child`, which keeps to what is asked for.
+    let pid = unsafe { clone_apart(|| prepared.run_in_child()) }?;
     match prepared.failure {
         None => Ok(pid),
         Some((step, errno)) => {
             // The child said that it exits, and nobody else reaps: this returns at once.
             crate::reaper::discard(pid.as_raw());
-            Err(failed(step, io::Error::from_raw_os_error(errno)))
+            Err(Failure { step, error: io::Error::from_raw_os_error(errno) })
         }
     }
+}
+
+/// What a child shares with who clones it, until it execs. With `CLONE_FILES` the kernel copies no descriptors here; the
+/// child does, and only those that it keeps.
+const SHARED: CloneFlags = CloneFlags::CLONE_VM.union(CloneFlags::CLONE_VFORK).union(CloneFlags::CLONE_FILES);
+
+/// Runs `run` in a child that shares this process's memory, and returns when the child has execed or ended.
+///
+/// # Safety
+/// `run` makes system calls only: no allocation, no lock, no panic.
+unsafe fn clone_apart(run: impl FnMut() -> isize) -> Result<Pid, Failure> {
+    let mut stack = vec![0u8; STACK_BYTES];
+    let failed = |errno: Errno| Failure { step: Step::Clone, error: errno.into() };
+    // A handler that ran in the child would run in the manager's memory.
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask)).map_err(failed)?;
+    // SAFETY: CLONE_VFORK keeps this thread still until the child has execed or exited, so what `run` uses and `stack`
+    // outlive the child's use of them and nobody else touches them. The manager has one thread. The caller vouches for
+    // the rest.
+    let cloned = unsafe { clone(Box::new(run), &mut stack, SHARED, Some(libc::SIGCHLD)) };
+    let restored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    let pid = cloned.map_err(failed)?;
+    restored.map_err(failed)?;
+    Ok(pid)
 }
 
 /// A child with every pointer that it needs made beforehand: between clone and exec nothing may be allocated.
@@ -188,6 +233,7 @@ struct Prepared<'a> {
     stdin: RawFd,
     seat: RawFd,
     fd_soft_limit: Option<u64>,
+    mark: Option<u64>,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     /// `LISTEN_PID=…`, whose digits the child writes.
@@ -209,8 +255,9 @@ impl<'a> Prepared<'a> {
         }
         env.push(std::ptr::null());
         let manager = nix::unistd::getpid().as_raw();
-        let (stdin, seat, fd_soft_limit) = (spawner.stdin.as_raw_fd(), spawner.seat.as_raw_fd(), spawner.fd_soft_limit);
-        Self { child, stdin, seat, fd_soft_limit, argv, env, listen_pid, manager, failure: None }
+        let (stdin, seat) = (spawner.stdin.as_raw_fd(), spawner.seat.as_raw_fd());
+        let (fd_soft_limit, mark) = (spawner.fd_soft_limit, spawner.mark);
+        Self { child, stdin, seat, fd_soft_limit, mark, argv, env, listen_pid, manager, failure: None }
     }
 
     /// Runs in the child. Returns only if it failed.
@@ -229,7 +276,7 @@ impl<'a> Prepared<'a> {
         check(unsafe { libc::setpgid(0, 0) }.into(), Step::ProcessGroup)?;
         check(unsafe { libc::chdir(self.child.directory.as_ptr()) }.into(), Step::Directory)?;
         self.arrange_descriptors()?;
-        self.restore_limits()?;
+        self.set_limits()?;
         self.take_identity()?;
         self.die_with_manager()?;
         self.write_listen_pid();
@@ -255,8 +302,8 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// The soft limit that the manager was started with, or the hard one where that was lowered meanwhile.
-    fn restore_limits(&self) -> Result<(), Step> {
+    /// The soft limit that the manager was started with, or the hard one where that was lowered meanwhile; and the mark.
+    fn set_limits(&self) -> Result<(), Step> {
         if let Some(soft) = self.fd_soft_limit {
             // SAFETY: see `become_worker`; all-zero is a valid limit.
             unsafe {
@@ -265,6 +312,11 @@ impl<'a> Prepared<'a> {
                 limit.rlim_cur = soft.min(limit.rlim_max);
                 check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into(), Step::Limits)?;
             }
+        }
+        if let Some(mark) = self.mark {
+            let limit = libc::rlimit { rlim_cur: mark, rlim_max: mark };
+            // SAFETY: see `become_worker`. Where it may not be set, by somebody's limit on it, the environment has to do.
+            unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit) };
         }
         if let Some(mask) = self.child.umask {
             // SAFETY: umask cannot fail.
@@ -328,6 +380,97 @@ impl<'a> Prepared<'a> {
         }
         Err(Step::Exec)
     }
+}
+
+/// An orphan with everything that it needs made beforehand, and what becomes of it.
+struct PreparedOrphan<'a> {
+    program: &'a CString,
+    argv: Vec<*const libc::c_char>,
+    env: [*const libc::c_char; 1],
+    stdin: RawFd,
+    gift: RawFd,
+    null: RawFd,
+    stack_top: *mut libc::c_void,
+    pidfd: RawFd,
+    failure: Option<(Step, i32)>,
+}
+
+impl<'a> PreparedOrphan<'a> {
+    fn new(spawner: &Spawner, orphan: &'a Orphan<'_>, stack: &'a mut [u8]) -> Self {
+        let argv = orphan.argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+        let top = stack.as_mut_ptr_range().end;
+        // Stacks grow down from a multiple of 16 (the ABIs of all of Linux's machines).
+        let stack_top = top.wrapping_sub(top.addr() % 16).cast();
+        Self {
+            program: &orphan.program,
+            argv,
+            env: [std::ptr::null()],
+            stdin: orphan.stdin.as_raw_fd(),
+            gift: orphan.gift.as_raw_fd(),
+            null: spawner.stdin.as_raw_fd(),
+            stack_top,
+            pidfd: -1,
+            failure: None,
+        }
+    }
+
+    /// Runs in the child that is the orphan's parent, and ends it.
+    fn run_in_between(&mut self) -> isize {
+        let this = std::ptr::from_mut(self);
+        let flags = SHARED.bits() | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // SAFETY: as in `clone_apart`: this thread stands still until the orphan has execed or exited. The pidfd is put
+        // into the table that all three share, and so is the manager's.
+        unsafe {
+            let pidfd = &raw mut (*this).pidfd;
+            if libc::clone(run_orphan, (*this).stack_top, flags, this.cast(), pidfd) < 0 {
+                (*this).failure = Some((Step::Clone, Errno::last_raw()));
+            }
+            libc::syscall(libc::SYS_exit_group, 0);
+        }
+        0
+    }
+
+    fn become_orphan(&self) -> Result<(), Step> {
+        // SAFETY (all calls of this function): plain system calls on values that `self` owns; their results are checked.
+        unsafe {
+            check(libc::setsid().into(), Step::Session)?;
+            check(libc::chdir(c"/".as_ptr()).into(), Step::Directory)?;
+            close_from(self.stdin.max(self.gift).max(self.null) + 1, libc::CLOSE_RANGE_UNSHARE)?;
+            let spare = |fd: RawFd| libc::fcntl(fd, libc::F_DUPFD, GIFT_FD + 1);
+            let (stdin, gift) = (spare(self.stdin), spare(self.gift));
+            for (fd, place) in [(self.null, 1), (stdin, 0), (gift, GIFT_FD)] {
+                check(libc::dup2(fd, place).into(), Step::Descriptors)?;
+            }
+            close_from(GIFT_FD + 1, 0)?;
+            // The mask stays full.
+            libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+        }
+        Err(Step::Exec)
+    }
+
+    /// What became of it, once it has execed or ended.
+    fn outcome(self) -> Result<OwnedFd, Failure> {
+        // SAFETY: a number that is not -1 is that of a descriptor that the kernel has just opened for this process, and
+        // nobody else has it.
+        let pidfd = (self.pidfd != -1).then(|| unsafe { OwnedFd::from_raw_fd(self.pidfd) });
+        match (pidfd, self.failure) {
+            (Some(pidfd), None) => Ok(pidfd),
+            (_, Some((step, errno))) => Err(Failure { step, error: io::Error::from_raw_os_error(errno) }),
+            // A kernel that knows no CLONE_PIDFD ignores it.
+            (None, None) => Err(Failure { step: Step::Clone, error: io::ErrorKind::Unsupported.into() }),
+        }
+    }
+}
+
+extern "C" fn run_orphan(prepared: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `run_in_between` hands this to `clone` and stands still while it is used.
+    let prepared = unsafe { &mut *prepared.cast::<PreparedOrphan<'_>>() };
+    if let Err(step) = prepared.become_orphan() {
+        prepared.failure = Some((step, Errno::last_raw()));
+    }
+    // SAFETY: ends the child without running anything of the manager's.
+    unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    127
 }
 
 /// The highest signal number of Linux (`signal(7)`), and the size of the kernel's set of them in bytes.

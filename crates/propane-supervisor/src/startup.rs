@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -17,12 +18,14 @@ use crate::notify::NotifyDirectory;
 use crate::pidfile::{PidFile, PidFileError};
 use crate::plan::Plan;
 use crate::prepare::{self, Outcome};
+use crate::private_file::PrivateFile;
 use crate::reload::Loader;
 use crate::running;
 use crate::signals::Signals;
 use crate::sockets::{Address, Received, SocketError, Sockets};
 use crate::spawn::{Identity, Spawner};
 use crate::state::{self, Before, StateFile};
+use crate::warden::{WITHOUT_WARDEN, Warden};
 
 /// Why the manager does not run.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +184,8 @@ impl Start<'_> {
                 }
             }
         }
+        // Early, because what it needs for its own start runs beside what follows.
+        let (warden, record) = start_warden(&spawner).unzip();
         let address = self.address()?;
         let mut loader = Loader::new(inputs, resolution, self.strategy, self.identity.cloned());
         if let Some(address) = &address {
@@ -199,15 +204,21 @@ impl Start<'_> {
         let running_file = running::path_for(pid_file.path());
         loader.save_to(&running_file, resolution);
         let notify = notify_directory(self.identity);
-        let state = StateFile::create(&state_file);
-        let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner };
+        let state = StateFile::create(&state_file, record);
+        let warden_end = warden.as_ref().map(Warden::as_fd);
+        let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner, warden_end };
         let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
         let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
         end_adopted();
+        if let Some(warden) = &warden {
+            // There is nothing left that it could end.
+            warden.dismiss();
+        }
         // Nothing of a manager that stopped in order is of use to the next one.
         for file in [&state_file, &running_file] {
             let _ = std::fs::remove_file(file);
         }
+        drop(warden);
         Ok((code, Some((journal, cause))))
     }
 
@@ -275,6 +286,18 @@ fn tell_of_received(received: &Received, strategy: Strategy, resolution: &Resolu
             "{count} sockets were handed over for {workers} workers: nobody is sent to those that are left over"
         );
     }
+}
+
+/// The manager of a pid namespace needs none: the kernel ends all that is in it with the manager.
+fn start_warden(spawner: &Spawner) -> Option<(Warden, PrivateFile)> {
+    if rustix::process::getpid().is_init() {
+        return None;
+    }
+    let warden = Warden::start(spawner);
+    if let Err(error) = &warden {
+        tracing::warn!("no warden, {WITHOUT_WARDEN}: {error}");
+    }
+    warden.ok()
 }
 
 /// Ends what workers have left to this subreaper: descendants that went their own way.

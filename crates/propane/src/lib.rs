@@ -25,12 +25,15 @@ const WORKER: &str = "worker";
 /// The program, from what it was started with to its exit code.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some((first, rest)) = words.split_first()
-        && first == WORKER
-    {
-        // Executed as /proc/self/exe, it would be called "exe" in process lists. Only a name: a refusal changes nothing.
-        let _ = nix::sys::prctl::set_name(c"propane");
-        return propane_worker::embedded::main(rest.iter().cloned());
+    if let Some((first, rest)) = words.split_first() {
+        if first == WORKER {
+            take_name();
+            return propane_worker::embedded::main(rest.iter().cloned());
+        }
+        if first == propane_supervisor::WARDEN {
+            take_name();
+            return propane_supervisor::warden_main(rest);
+        }
     }
     let request = match cli::parse(&words) {
         Ok(request) => request,
@@ -42,6 +45,12 @@ pub fn main() -> ExitCode {
         Action::Run => run::run(inputs, screen),
         Action::Config(command) => output::show(&command.answer(&inputs, screen)),
     }
+}
+
+/// Executed as /proc/self/exe, this would be called "exe" in process lists.
+fn take_name() {
+    // Only a name: a refusal changes nothing.
+    let _ = nix::sys::prctl::set_name(c"propane");
 }
 
 /// The only place that reads the environment, the current directory and the host name.

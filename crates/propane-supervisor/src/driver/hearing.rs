@@ -5,6 +5,7 @@ use propane_core::{Event, Proof, StopSignal, WorkerId};
 use crate::poller::{BATCH, Token};
 use crate::procinfo::{self, Kin};
 use crate::signals::Caught;
+use crate::warden::WITHOUT_WARDEN;
 
 use super::Driver;
 
@@ -17,6 +18,7 @@ impl Driver {
             Token::Notify(worker) => self.hear(worker),
             Token::Timer => {}
             Token::HangUp => self.revive(),
+            Token::Warden => tracing::warn!("the warden has ended, {WITHOUT_WARDEN}"),
         }
     }
 

@@ -11,6 +11,7 @@ mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ use spawning::Spawn;
 use turn::{Backlog, Saves};
 
 /// What the driver is set up with.
-pub(crate) struct Setup {
+pub(crate) struct Setup<'a> {
     pub(crate) plan: Plan,
     pub(crate) loader: Loader,
     pub(crate) sockets: Sockets,
@@ -47,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) journal: Journal,
     pub(crate) state_file: StateFile,
     pub(crate) spawner: Spawner,
+    /// What becomes readable if the warden ends before this manager does.
+    pub(crate) warden_end: Option<BorrowedFd<'a>>,
 }
 
 /// The manager at work.
@@ -85,10 +88,13 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+    pub(crate) fn new(setup: Setup<'_>) -> io::Result<Self> {
         let poller = Poller::new()?;
         for signal in setup.signals.descriptors() {
             poller.add(signal, Token::Signal)?;
+        }
+        if let Some(end) = setup.warden_end {
+            poller.add_once(end, Token::Warden)?;
         }
         let port = setup.sockets.address().port();
         Ok(Self {

@@ -3,20 +3,83 @@
 use std::fs;
 use std::io::Read;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{App, children_of, eventually, wait_gone};
+use crate::support::{App, children_of, eventually, wait_gone, warden_of};
+
+/// Half a second is promised; a busy machine may take longer to let anybody run at all.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until a job has written the pids of `count` processes.
+fn pids(app: &App, count: usize) -> Vec<i32> {
+    eventually("everybody's pid", || {
+        let text = fs::read_to_string(app.path("pids")).unwrap_or_default();
+        let pids: Vec<i32> = text.split_terminator('\n').map(|pid| pid.parse().unwrap()).collect();
+        (pids.len() == count && text.ends_with('\n')).then_some(pids)
+    })
+}
 
 #[test]
-fn a_killed_manager_takes_its_workers_along_and_the_next_start_clears_the_rest() {
+fn a_killed_manager_leaves_nobody_wherever_they_have_gone() {
+    // The shell of each job and what it starts write their pids.
+    let jobs = [
+        ("behind a shell", "echo $$ >> pids; sh -c 'echo $$ >> pids; exec sleep 1001' & wait"),
+        (
+            "deaf, and behind one that is deaf",
+            "trap '' TERM HUP INT; echo $$ >> pids; sh -c 'sh -c \"echo \\$\\$ >> pids; exec sleep 1002\" & wait' & wait",
+        ),
+        (
+            "a daemon in a session of its own",
+            "echo $$ >> pids; setsid sh -c '(sh -c \"echo \\$\\$ >> pids; exec sleep 1003\" &)'; exec sleep 1003",
+        ),
+        (
+            "a daemon without an environment",
+            "echo $$ >> pids; (setsid env -i sh -c 'echo $$ >> pids; exec sleep 1004' &); exec sleep 1004",
+        ),
+        ("stopped", "echo $$ >> pids; setsid sh -c 'echo $$ >> pids; kill -STOP $$' & wait"),
+    ];
+    for (what, job) in jobs {
+        let app = App::new("propaneAccessories = { workerCount = 1; };");
+        let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
+        let (pids, warden) = (pids(&app, 2), manager.warden().expect("a warden"));
+        manager.signal(Signal::SIGKILL);
+        let began = Instant::now();
+        pids.into_iter().chain([warden]).for_each(wait_gone);
+        assert!(began.elapsed() < GONE_WITHIN, "{what}: {:?}", began.elapsed());
+        manager.wait_for_diagnostic("its warden has killed what was left");
+    }
+}
+
+#[test]
+fn a_worker_that_no_longer_dies_with_its_manager_is_killed_by_its_warden() {
+    let app = App::new("propaneAccessories = { workerCount = 1; workerCommand = \"python3 worker.py {fd}\"; };");
+    app.write(
+        "worker.py",
+        "import ctypes, os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
+         assert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0\n\
+         open('pids', 'w').write(f'{os.getpid()}\\n')\nwhile True: time.sleep(1000)\n",
+    );
+    let manager = app.start(&[]);
+    let worker = pids(&app, 1)[0];
+    manager.signal(Signal::SIGKILL);
+    wait_gone(worker);
+    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {worker}"));
+}
+
+#[test]
+fn the_next_start_clears_what_a_manager_leaves_that_is_killed_with_its_warden() {
     let app = App::new("propaneAccessories = { workerCount = 2; };");
     let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", "sleep 1001 & wait"]);
+    let job = crate::support::pid_in(&manager.wait_for("event=async_worker_started"));
     let children = manager.children();
     assert_eq!(children.len(), 3);
-    let job = *children.iter().find(|pid| !children_of(**pid).is_empty()).or(children.last()).unwrap();
     let grandchild = eventually("the job's child", || children_of(job).first().copied());
+    let warden = manager.warden().expect("a warden");
+    kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
+    manager.wait_for_diagnostic("the warden has ended");
     manager.signal(Signal::SIGKILL);
     children.into_iter().for_each(wait_gone);
     assert!(crate::support::is_alive(grandchild), "no parent death signal reaches a grandchild");
@@ -25,6 +88,58 @@ fn a_killed_manager_takes_its_workers_along_and_the_next_start_clears_the_rest()
     next.wait_for_diagnostic(&format!("killed pid {grandchild}"));
     next.stop();
     assert_eq!(app.control_files(), Vec::<String>::new());
+}
+
+#[test]
+fn a_manager_without_its_warden_works_and_says_once_what_that_means() {
+    let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
+    let manager = app.start_ready(&[]);
+    kill(Pid::from_raw(manager.warden().expect("a warden")), Signal::SIGKILL).unwrap();
+    let told = manager.wait_for_diagnostic("the warden has ended");
+    assert!(told.contains("lives on until the next start"), "{told}");
+    kill(Pid::from_raw(manager.children()[0]), Signal::SIGKILL).unwrap();
+    manager.wait_for_nth("event=worker_ready", 2);
+    assert_eq!(manager.diagnostics().matches("the warden").count(), 1, "{}", manager.diagnostics());
+    manager.stop();
+}
+
+#[test]
+fn a_warden_is_no_child_of_its_manager_and_ends_with_it() {
+    let app = App::new("propaneAccessories = { workerCount = 2; };");
+    let manager = app.start_ready(&[]);
+    let warden = manager.warden().expect("a warden");
+    assert_eq!(manager.children().len(), 2, "workers and nobody else");
+    assert!(!manager.children().contains(&warden));
+    // A stopped one is no exception.
+    kill(Pid::from_raw(warden), Signal::SIGSTOP).unwrap();
+    let (pid, log) = (manager.pid(), manager.stop());
+    assert!(!crate::support::is_alive(warden) && warden_of(pid).is_none(), "{log}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_warden() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let _taken = std::net::TcpListener::bind(app.address).unwrap();
+    let child = app.command(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().cast_signed();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("already in use") || told.contains("taken"), "{told}");
+    assert_eq!(warden_of(pid), None);
+}
+
+#[test]
+fn a_warden_cannot_be_started_by_hand() {
+    let app = App::new("");
+    for words in [&["warden"][..], &["warden", "1"], &["warden", "--help"]] {
+        let output = app.bare(words).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {told}");
+        assert!(told.starts_with("propane: a manager starts its warden by itself"), "{words:?}: {told}");
+    }
+    let help = app.bare(&["--help"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("warden"));
 }
 
 #[test]

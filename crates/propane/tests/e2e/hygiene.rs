@@ -62,6 +62,39 @@ fn a_worker_holds_its_own_descriptors_only_and_has_clean_signals() {
 }
 
 #[test]
+fn a_warden_holds_nothing_that_anybody_could_wait_for_and_takes_no_signal() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = app.start_ready(&[]);
+    let warden = manager.warden().expect("a warden");
+    // It takes its name before it looks at what it was given, and closes what it has read in between.
+    eventually("its start", || {
+        let comm = fs::read_to_string(format!("/proc/{warden}/comm")).unwrap();
+        (comm == "propane\n" && descriptors(warden) == [0, 1, 2, 3, 4]).then_some(())
+    });
+    let target = |fd: i32| fs::read_link(format!("/proc/{warden}/fd/{fd}")).unwrap().display().to_string();
+    for fd in descriptors(warden) {
+        let expected = match fd {
+            0 => "anon_inode:[pidfd]",
+            1 => "/dev/null",
+            2 => "pipe:[",
+            _ => "/memfd:propane-state",
+        };
+        assert!(target(fd).starts_with(expected), "{fd}: {}", target(fd));
+    }
+    assert!(fs::read(format!("/proc/{warden}/environ")).unwrap().is_empty());
+    assert_eq!(fs::read_link(format!("/proc/{warden}/cwd")).unwrap(), std::path::Path::new("/"));
+    let stat = fs::read_to_string(format!("/proc/{warden}/stat")).unwrap();
+    let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned();
+    assert_eq!(session, warden.to_string(), "a session of its own");
+    let blocked = u64::from_str_radix(&status_field(warden, "SigBlk"), 16).unwrap();
+    for signal in nix::sys::signal::Signal::iterator() {
+        let can_be = !["SIGKILL", "SIGSTOP"].contains(&signal.as_str());
+        assert_eq!(blocked >> (signal as i32 - 1) & 1 == 1, can_be, "{signal}");
+    }
+    manager.stop();
+}
+
+#[test]
 fn files_have_the_modes_that_are_promised() {
     let app = App::new("propaneAccessories = { workerCount = 1; };");
     let manager = app.start_ready(&[]);

@@ -206,12 +206,68 @@ fn a_killed_manager_leaves_no_worker_whatever_the_worker_does() {
         let deep: Vec<i32> = workers.iter().flat_map(|pid| children_of(*pid)).collect();
         assert_eq!(workers.len(), 3);
         manager.signal(Signal::SIGKILL);
-        workers.into_iter().for_each(wait_gone);
-        // Descendants get no parent death signal; the next start ends them, which is tested elsewhere.
-        for pid in deep {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        workers.into_iter().chain(deep).for_each(wait_gone);
     }
+}
+
+#[test]
+fn a_killed_manager_that_is_not_root_leaves_no_worker_that_has_become_root() {
+    if !is_root() {
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 1; workerCommand = \"./sleep 1000 {fd}\"; };");
+    // A program that takes on another user loses its parent death signal, and nobody may look into it.
+    let mut copy = Command::new("sh");
+    copy.args(["-c", "cp \"$(command -v sleep)\" sleep && chmod 4755 sleep"]).current_dir(app.root());
+    assert!(copy.status().unwrap().success());
+    for path in [app.root(), &app.path("config"), &app.path("public")] {
+        std::os::unix::fs::chown(path, LONELY_UID.parse().ok(), None).unwrap();
+    }
+    let manager = Manager::spawn(behind(&app, AS_LONELY[0], &AS_LONELY[1..]), app.address);
+    let worker = pid_in(&manager.wait_for("event=worker_started"));
+    eventually("its new user", || {
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        status.contains(&format!("Uid:\t{LONELY_UID}\t0\t")).then_some(())
+    });
+    manager.signal(Signal::SIGKILL);
+    wait_gone(worker);
+    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {worker}"));
+}
+
+#[test]
+fn a_killed_manager_without_room_for_its_state_leaves_nobody_either() {
+    if !is_root() {
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let mut command = on_small_disk(&app, "nr_inodes=2", "true");
+    let job = "(setsid env -i sh -c 'echo $$ > own.new; mv own.new own; exec sleep 1006' &); exec sleep 1006";
+    command.args(["--job-worker-count", "1", "--job-worker-cmd", job]);
+    let manager = Manager::spawn(command, app.address);
+    manager.wait_for_diagnostic("propane.state.json: No space left on device");
+    let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
+    manager.signal(Signal::SIGKILL);
+    wait_gone(own);
+}
+
+#[test]
+fn the_manager_of_a_pid_namespace_has_no_warden() {
+    if !is_root() {
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    let manager = Manager::spawn(behind(&app, "unshare", &["--pid", "--fork", "--mount-proc"]), app.address);
+    manager.wait_for("event=manager_ready");
+    assert_eq!(field(&manager.wait_for("event=manager_started"), "manager_pid"), "1");
+    let init = children_of(manager.pid())[0];
+    let worker = children_of(init)[0];
+    let in_there = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let everybody =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let there: Vec<i32> = everybody.filter(|pid| in_there(*pid) == in_there(init)).collect();
+    assert_eq!(there.len(), 2, "the manager and its worker: {there:?}");
+    kill_9(init);
+    wait_gone(worker);
 }
 
 #[test]

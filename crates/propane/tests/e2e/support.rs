@@ -211,6 +211,11 @@ impl Manager {
         children_of(self.pid())
     }
 
+    /// Its warden, if it lives.
+    pub(crate) fn warden(&self) -> Option<i32> {
+        warden_of(self.pid())
+    }
+
     /// Asks for a path, and returns the status and the body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         get(self.address, path).expect("an answer")
@@ -290,6 +295,14 @@ pub(crate) fn is_alive(pid: i32) -> bool {
 pub(crate) fn children_of(pid: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The living warden of a manager.
+pub(crate) fn warden_of(manager: i32) -> Option<i32> {
+    let words = format!("propane\0warden\0{manager}\0");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == words.as_bytes()))
 }
 
 /// The value of `key` in a lifecycle line.
