@@ -35,7 +35,7 @@ fn reads(text: &str, field: &str) -> bool {
 fn every_row_is_used() {
     let manager = sources(&crates().join("propane-supervisor/src"));
     // What the worker is and how it gets its connections is already decided in the resolution.
-    let resolution = fs::read_to_string(crates().join("propane-config/src/resolve.rs")).unwrap();
+    let resolution = sources(&crates().join("propane-config/src/resolve"));
     let is_used = |row: &&Setting| {
         row.export != Export::Never || reads(&manager, row.field) || resolution.contains(&format!("{:?}", row.key))
     };
