@@ -127,6 +127,24 @@ impl Server {
         self
     }
 
+    /// Shares the port with other processes of the same user (`ARLEN_ENABLE_REUSEPORT`), unless a socket was inherited.
+    #[must_use]
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        if let Socket::Bind { reuse_port, .. } = &mut self.settings.socket {
+            *reuse_port = on;
+        }
+        self
+    }
+
+    /// Lets so many connections wait to be accepted (`ARLEN_LISTEN_BACKLOG`, from 1), unless a socket was inherited.
+    #[must_use]
+    pub fn listen_backlog(mut self, connections: i32) -> Self {
+        if let Socket::Bind { backlog, .. } = &mut self.settings.socket {
+            *backlog = connections;
+        }
+        self
+    }
+
     setters! {
         /// Where connections come from, whatever the environment says.
         socket(socket: Socket) => socket;
@@ -489,5 +507,76 @@ impl Watchdog {
             }
             None => pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_has_its_method() {
+        let variables = [
+            ("ARLEN_HOST", "::1"),
+            ("ARLEN_PORT", "8080"),
+            ("ARLEN_ENABLE_REUSEPORT", "1"),
+            ("ARLEN_LISTEN_BACKLOG", "7"),
+            ("ARLEN_CONNECTION_TIMEOUT_SECONDS", "8"),
+            ("ARLEN_MAX_HTTP_SESSIONS", "9"),
+            ("ARLEN_MAX_WEBSOCKET_SESSIONS", "10"),
+            ("ARLEN_MAX_HTTP_WORKERS", "11"),
+            ("ARLEN_MAX_QUEUED_HTTP_CONNECTIONS", "12"),
+            ("ARLEN_MAX_REQUEST_LINE_BYTES", "13"),
+            ("ARLEN_MAX_HEADER_BYTES", "14"),
+            ("ARLEN_MAX_BODY_BYTES", "15"),
+            ("ARLEN_CLUSTER_ENABLED", "1"),
+            ("ARLEN_CLUSTER_NAME", "blue"),
+            ("ARLEN_CLUSTER_NODE_ID", "a1"),
+            ("ARLEN_CLUSTER_EXPECTED_NODES", "3"),
+            ("ARLEN_CLUSTER_OBSERVED_NODES", "2"),
+            ("ARLEN_CLUSTER_EMIT_HEADERS", "0"),
+            ("ARLEN_HEALTH_DETAILS_ENABLED", "0"),
+            ("ARLEN_METRICS_ENABLED", "0"),
+            ("ARLEN_READINESS_REQUIRES_STARTUP", "1"),
+            ("ARLEN_READINESS_REQUIRES_CLUSTER_QUORUM", "1"),
+            ("ARLEN_RESPONSE_IDENTITY_HEADERS_ENABLED", "0"),
+            ("ARLEN_TRACE_PROPAGATION_ENABLED", "0"),
+            ("ARLEN_PERFORMANCE_LOGGING", "0"),
+            ("NOTIFY_SOCKET", "@manager"),
+            ("WATCHDOG_USEC", "16000000"),
+            ("ARLEN_PROPANE_GRACEFUL_SHUTDOWN_SECONDS", "17"),
+            ("ARLEN_LOG_FORMAT", "json"),
+        ];
+        let read = |variables: &[(&str, &str)]| {
+            let lookup = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            Server::new(Settings::read(&lookup, 1).unwrap())
+        };
+        let (name, node_id) = ("blue".to_owned(), "a1".to_owned());
+        let cluster =
+            Cluster { enabled: true, name, node_id, expected_nodes: 3, observed_nodes: 2, emit_headers: false };
+        let in_code = read(&[])
+            .address("::1", 8080)
+            .reuse_port(true)
+            .listen_backlog(7)
+            .connection_timeout(Duration::from_secs(8))
+            .max_http_sessions(9)
+            .max_websocket_sessions(10)
+            .max_requests(Some(Turns { running: 11, waiting: 12 }))
+            .max_request_line_bytes(13)
+            .max_head_bytes(14)
+            .max_body_bytes(15)
+            .cluster(cluster)
+            .health_details(false)
+            .metrics(false)
+            .readiness_requires_startup(true)
+            .readiness_requires_quorum(true)
+            .identity_headers(false)
+            .trace_headers(false)
+            .performance_headers(false)
+            .notify_socket(Some("@manager".into()))
+            .watchdog(Some(Duration::from_secs(16)))
+            .graceful_shutdown(Some(Duration::from_secs(17)))
+            .log_format(Some(LogFormat::Json));
+        assert_eq!(in_code.settings(), read(&variables).settings());
     }
 }
