@@ -1,27 +1,27 @@
-//! One accepted connection: its bytes, its end, and the task that drives it.
+//! One accepted connection: its bytes, what the first of them say it is, and how it closes.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio::{runtime, task};
 
 use crate::activity::{Activity, Verdict};
+use crate::drive::until_or_drain;
 use crate::guard::{Admitted, Fault, Guard, HeadLimits, Place};
-use crate::lazily::Lazily;
 use crate::listener::Stream;
 use crate::refusal::Refusal;
 
 /// How long a closed connection is read on, so that the last answer is not eaten by the reset that the kernel sends
 /// when bytes arrive for a socket that is gone. The peer normally closes within a round trip.
-const LINGERING_CLOSE: Duration = Duration::from_secs(1);
+pub(crate) const LINGERING_CLOSE: Duration = Duration::from_secs(1);
 
 /// How much is read at once while a head is incomplete.
 const READ_BYTES: usize = 4096;
@@ -415,69 +415,6 @@ pub(crate) async fn first(stream: &mut ClientStream, drain: &mut Drain, patience
             looked_at = until_or_drain(until, drain) => now = looked_at,
         }
     }
-}
-
-/// Runs a connection to its end: as long as it has work, is within its timeouts, and the worker is not draining.
-/// `end_soon` has it end after what it is at.
-pub(crate) async fn drive<C>(
-    connection: C,
-    end_soon: fn(Pin<&mut C>),
-    activity: &Activity,
-    mut drain: Drain,
-    patience: Duration,
-) where
-    C: Future,
-{
-    let mut connection = pin!(connection);
-    let mut now = Instant::now();
-    loop {
-        let draining_since = *drain.borrow_and_update();
-        match activity.verdict(now, draining_since, patience) {
-            Verdict::Watch { until } => {
-                let watch = pin!(until_or_drain(until, &mut drain));
-                let watch = Lazily::new(watch);
-                tokio::select! {
-                    // As in `first`.
-                    biased;
-                    _ = connection.as_mut() => return,
-                    looked_at = watch => now = looked_at,
-                }
-            }
-            Verdict::GoAway => {
-                end_soon(connection.as_mut());
-                activity.told_to_go();
-            }
-            Verdict::Close => {
-                end_soon(connection.as_mut());
-                // It has nothing to say: only a peer that takes no bytes could keep it longer than its own close does.
-                let _ = timeout(2 * LINGERING_CLOSE, connection).await;
-                return;
-            }
-            Verdict::Cut => return,
-        }
-    }
-}
-
-/// Waits for `until` or for the drain to begin, whichever comes first, and then has the runtime look at the sockets
-/// once more. Gives the time before that look: what is judged by it has been read up to it.
-///
-/// Without the look, a timer that fires although the sockets were not looked at (the wait for them was interrupted, as
-/// by SIGCONT) closes a connection whose next request has long arrived; with a later time, so does a process that
-/// stands still in between.
-async fn until_or_drain(until: Instant, drain: &mut Drain) -> Instant {
-    let changed = async {
-        if drain.changed().await.is_err() {
-            // The server is gone, and with it the only one who could start a drain.
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = sleep_until(until) => {}
-        () = changed => {}
-    }
-    let looked_at = Instant::now();
-    tokio::task::yield_now().await;
-    looked_at
 }
 
 /// Ends a connection with an answer, or without one, so that what was said really arrives.
