@@ -157,12 +157,12 @@ pub(crate) fn clear_leftovers(path: &Path) -> Before {
 /// it says will be killed.
 fn read(path: &Path) -> Option<State> {
     let is_ours = |metadata: &fs::Metadata| metadata.uid() == Uid::effective().as_raw();
-    parse(&private_file::read(path, FILE_BYTES_MAX, is_ours).ok()?)
+    let state = parse(&private_file::read(path, FILE_BYTES_MAX, is_ours).ok()?)?;
+    procinfo::boot_id().is_some_and(|boot_id| boot_id == state.boot_id).then_some(state)
 }
 
 fn parse(bytes: &[u8]) -> Option<State> {
-    let state = serde_json::from_slice::<State>(bytes).ok()?;
-    (state.format == FORMAT && procinfo::boot_id().is_some_and(|boot_id| boot_id == state.boot_id)).then_some(state)
+    serde_json::from_slice::<State>(bytes).ok().filter(|state| state.format == FORMAT)
 }
 
 fn is_notify_directory(directory: &Path) -> bool {

@@ -251,6 +251,24 @@ fn a_killed_manager_without_room_for_its_state_leaves_nobody_either() {
 }
 
 #[test]
+fn a_killed_manager_leaves_nobody_where_little_of_proc_is_to_be_seen() {
+    if !is_root() {
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    // As in a service with ProcSubset=pid and ProtectProc=invisible.
+    let script = "mount -t proc -o subset=pid,hidepid=2 proc /proc && exec \"$@\"";
+    let mut command = behind(&app, "unshare", &["--mount", "sh", "-c", script, "sh"]);
+    let job = "(setsid env -i sh -c 'echo $$ > own.new; mv own.new own; exec sleep 1007' &); exec sleep 1007";
+    command.args(["--job-worker-count", "1", "--job-worker-cmd", job]);
+    let manager = Manager::spawn(command, app.address);
+    let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
+    manager.signal(Signal::SIGKILL);
+    wait_gone(own);
+    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {own}"));
+}
+
+#[test]
 fn the_manager_of_a_pid_namespace_has_no_warden() {
     if !is_root() {
         return;
