@@ -10,6 +10,7 @@ use propane_config::PrepareStep;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::procinfo;
 use crate::signals::{Caught, Signals};
 
 /// How the step ended.
@@ -33,6 +34,8 @@ pub(crate) fn run(step: &PrepareStep, signals: &mut Signals) -> io::Result<Outco
         .stdout(Stdio::null())
         .process_group(0)
         .spawn()?;
+    // Should this manager be killed, its warden is to find whoever compiles.
+    procinfo::mark_as_mine(child.id().cast_signed());
     if wait(&child, signals)? {
         let status = child.wait()?;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use procfs::process::{FDTarget, Process, Stat};
 use propane_core::Sample;
+use rustix::process::{Resource, Rlimit, prlimit};
 
 /// A process named so that a re-used pid is told apart: pid and start time in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -38,6 +39,15 @@ pub(crate) fn mark(pid: i32) -> Option<u64> {
     match limits.max_file_locks.soft_limit {
         procfs::process::LimitValue::Value(value) => MARKS.contains(&value).then_some(value),
         procfs::process::LimitValue::Unlimited => None,
+    }
+}
+
+/// Gives a process the mark of this manager, for it to pass on from now on.
+pub(crate) fn mark_as_mine(pid: i32) {
+    let mark = identify(std::process::id().cast_signed()).map(ProcessId::mark);
+    if let (Some(pid), Some(mark)) = (rustix::process::Pid::from_raw(pid), mark) {
+        // Where it may not be set it is done without, as by a worker.
+        let _ = prlimit(Some(pid), Resource::Locks, Rlimit { current: Some(mark), maximum: Some(mark) });
     }
 }
 

@@ -87,6 +87,8 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     }
     let pid_path = running::settled(&run.pid_file);
     let mut pid_file = PidFile::lock(&pid_path)?;
+    // Before anything is started. What it needs for its own start runs beside what follows.
+    let (warden, record) = start_warden(&spawner).unzip();
     let done = Prelude { resolution, signals: &mut signals }.run();
     let (strategy, identity) = match done {
         Ok(Some(done)) => done,
@@ -101,10 +103,11 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     };
     if run.print_routes {
         // The process that prints is no manager any more.
+        drop(warden);
         pid_file.remove();
         return Err(print_routes(inputs, resolution, strategy, identity));
     }
-    let start = Start { resolution, strategy, identity: identity.as_ref(), received };
+    let start = Start { resolution, strategy, identity: identity.as_ref(), received, warden, record };
     let outcome = start.serve(inputs, signals, spawner, &mut pid_file);
     // The log's last line is about a manager that has left nothing behind.
     pid_file.remove();
@@ -164,6 +167,9 @@ struct Start<'a> {
     strategy: Strategy,
     identity: Option<&'a Identity>,
     received: Option<Received>,
+    warden: Option<Warden>,
+    /// What the warden reads.
+    record: Option<PrivateFile>,
 }
 
 impl Start<'_> {
@@ -184,8 +190,6 @@ impl Start<'_> {
                 }
             }
         }
-        // Early, because what it needs for its own start runs beside what follows.
-        let (warden, record) = start_warden(&spawner).unzip();
         let address = self.address()?;
         let mut loader = Loader::new(inputs, resolution, self.strategy, self.identity.cloned());
         if let Some(address) = &address {
@@ -204,13 +208,13 @@ impl Start<'_> {
         let running_file = running::path_for(pid_file.path());
         loader.save_to(&running_file, resolution);
         let notify = notify_directory(self.identity);
-        let state = StateFile::create(&state_file, record);
-        let warden_end = warden.as_ref().map(Warden::as_fd);
+        let state = StateFile::create(&state_file, self.record.take());
+        let warden_end = self.warden.as_ref().map(Warden::as_fd);
         let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner, warden_end };
         let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
         let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
         end_adopted();
-        if let Some(warden) = &warden {
+        if let Some(warden) = &self.warden {
             // There is nothing left that it could end.
             warden.dismiss();
         }
@@ -218,7 +222,7 @@ impl Start<'_> {
         for file in [&state_file, &running_file] {
             let _ = std::fs::remove_file(file);
         }
-        drop(warden);
+        drop(self.warden);
         Ok((code, Some((journal, cause))))
     }
 

@@ -137,3 +137,14 @@ fn a_preparation_can_be_stopped() {
     crate::support::wait_gone(pid);
     assert_eq!(app.control_files(), Vec::<String>::new());
 }
+
+#[test]
+fn a_preparation_ends_with_a_manager_that_is_killed() {
+    let app = App::new("");
+    framework(&app, "sh -c 'echo $$ > pid.new; mv pid.new pid; exec sleep 1008' & wait");
+    let root = app.path("framework");
+    let manager = app.start(&["--framework-root", root.to_str().unwrap()]);
+    let compiler = eventually("the compiler's pid", || fs::read_to_string(app.path("pid")).ok()?.trim().parse().ok());
+    manager.signal(nix::sys::signal::Signal::SIGKILL);
+    crate::support::wait_gone(compiler);
+}
