@@ -196,6 +196,8 @@ pub enum Event {
     },
     /// HUP arrived.
     ReloadRequested,
+    /// A worker has ended the socket that all workers hold, and there is another one, which only new workers get.
+    SocketRenewed,
     /// The configuration was read for a reload and is valid.
     ConfigurationLoaded {
         /// The new policy.

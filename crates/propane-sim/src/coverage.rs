@@ -69,6 +69,7 @@ named! {
         ConfigurationChanged = "the configuration changes",
         SickGeneration = "a generation is unfit",
         TurningAwayRefused = "connections can no longer be turned away",
+        SocketRenewed = "a worker has ended the socket of all",
         Nap = "the manager does not run for a while",
         Freeze = "nobody runs for a while",
         Lag = "the driver is always late",

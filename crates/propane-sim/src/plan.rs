@@ -89,6 +89,8 @@ pub(crate) enum Deed {
     Stop(StopSignal),
     /// The kernel does not let the driver turn connections away any more.
     Refusal,
+    /// A worker shuts the socket down that all of them hold.
+    Renewal,
     /// The driver does not run for a while.
     Nap(Duration),
     /// Nobody runs for a while: the machine, or all of a container, is paused.
@@ -266,7 +268,7 @@ fn deed(rng: &mut Rng, reloads: u64) -> Deed {
         return Deed::Hup;
     }
     match rng.below(12) {
-        0 => rng.pick(&[Deed::Usr1, Deed::Usr1, Deed::Refusal]),
+        0 => rng.pick(&[Deed::Usr1, Deed::Usr1, Deed::Refusal, Deed::Renewal]),
         1 => {
             let time = Duration::from_millis(rng.pick(&[500, 1_500, 15_000, 90_000]));
             rng.pick(&[Deed::Nap(time), Deed::Nap(time), Deed::Freeze(time)])

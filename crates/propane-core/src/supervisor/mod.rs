@@ -228,7 +228,8 @@ impl Supervisor {
             Event::ConnectionsCut { worker, count } => self.connections_cut(worker, count),
             Event::Sampled { worker, sample } => self.sampled(worker, sample),
             Event::StopRequested { signal } => self.stop_requested(now, signal),
-            Event::ReloadRequested => self.reload_requested(now),
+            // Workers that hold a socket to which nobody can connect are replaced.
+            Event::ReloadRequested | Event::SocketRenewed => self.reload_requested(now),
             Event::ConfigurationLoaded { policy } => self.configuration_loaded(now, *policy),
             Event::ConfigurationRefused => self.configuration_refused(),
             Event::ScaleUpRequested => self.resize_requested(Resize::up),

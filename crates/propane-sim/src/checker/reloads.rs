@@ -93,7 +93,9 @@ impl Reloads {
 
     pub(crate) fn event(&mut self, event: &Event, booted: bool) {
         match event {
-            Event::ReloadRequested if !self.stopping && booted => (self.requested, self.unreported) = (true, true),
+            Event::ReloadRequested | Event::SocketRenewed if !self.stopping && booted => {
+                (self.requested, self.unreported) = (true, true);
+            }
             Event::StopRequested { .. } => self.stop(),
             _ => {}
         }

@@ -20,7 +20,7 @@ impl Resizes {
             Event::ScaleUpRequested if running => self.asked.push(true),
             Event::ScaleDownRequested if running => self.asked.push(false),
             // A reload goes back to the configured count.
-            Event::ReloadRequested if running => self.asked.clear(),
+            Event::ReloadRequested | Event::SocketRenewed if running => self.asked.clear(),
             _ => {}
         }
     }

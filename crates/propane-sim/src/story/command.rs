@@ -60,6 +60,7 @@ fn events(first: &str, rest: &[&str]) -> Result<Vec<Event>, String> {
         "TTOU" => Ok(vec![Event::ScaleDownRequested]),
         "USR1" => Ok(vec![Event::LogReopenRequested]),
         "turning-away-refused" => Ok(vec![Event::TurningAwayRefused]),
+        "socket-renewed" => Ok(vec![Event::SocketRenewed]),
         "tick" => Ok(vec![Event::TimePassed]),
         _ => worker_events(first, rest),
     }
@@ -187,6 +188,7 @@ pub(crate) fn show(event: &Event) -> String {
         Event::ScaleDownRequested => "TTOU".to_owned(),
         Event::LogReopenRequested => "USR1".to_owned(),
         Event::TurningAwayRefused => "turning-away-refused".to_owned(),
+        Event::SocketRenewed => "socket-renewed".to_owned(),
         Event::TimePassed => "tick".to_owned(),
         Event::ConfigurationRefused => "configuration refused".to_owned(),
         Event::ConfigurationLoaded { policy } => {

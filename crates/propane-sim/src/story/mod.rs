@@ -18,7 +18,7 @@
 //! Commands: `policy KEY=VALUE…` · `boot` · `spawned`, `ready`, `listening`, `accepting`, `unproven`, `up` (spawned and
 //! ready), `spawn-abandoned`, `heartbeat`, `group-emptied`, each with workers (`w1 w2`, `w1..w3`) ·
 //! `spawn-failed W [permanent] WORDS` · `exited W exit_N|signal_N [group-alive]` · `drained W [WAITED]` · `cut W COUNT` ·
-//! `turning-away-refused` · `sampled W fds=N fd-limit=N rss=N` · `TERM` `INT` `QUIT` `HUP` `TTIN`
+//! `turning-away-refused` · `socket-renewed` · `sampled W fds=N fd-limit=N rss=N` · `TERM` `INT` `QUIT` `HUP` `TTIN`
 //! `TTOU` `USR1` · `configuration KEY=VALUE…` (changes to the one in force; after `only`, to the default) or
 //! `configuration refused` · `wait TIME` (the driver wakes up when something is due) · `sleep TIME` (it does not) ·
 //! `tick` · `status`.

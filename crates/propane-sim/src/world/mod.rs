@@ -375,7 +375,7 @@ impl<'a> World<'a> {
     }
 
     fn act(&mut self, deed: Deed) -> Result<(), Violation> {
-        let is_signal = !matches!(deed, Deed::Refusal | Deed::Nap(_) | Deed::Freeze(_));
+        let is_signal = !matches!(deed, Deed::Refusal | Deed::Renewal | Deed::Nap(_) | Deed::Freeze(_));
         if is_signal && self.sent_at.replace(self.now) == Some(self.now) {
             strike(Fault::Storm);
         }
@@ -386,6 +386,10 @@ impl<'a> World<'a> {
             Deed::Refusal => {
                 strike(Fault::TurningAwayRefused);
                 self.deliver(Event::TurningAwayRefused)
+            }
+            Deed::Renewal => {
+                strike(Fault::SocketRenewed);
+                self.deliver(Event::SocketRenewed)
             }
             Deed::Usr1 => self.deliver(Event::LogReopenRequested),
             Deed::Stop(signal) => self.deliver(Event::StopRequested { signal }),

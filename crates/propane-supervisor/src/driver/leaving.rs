@@ -115,21 +115,15 @@ impl Driver {
             }
         };
         tell_of_revival(revival);
-        self.inbox.extend(consequence(revival));
+        if revival == Revival::Anew {
+            self.inbox.push_back(Event::SocketRenewed);
+        }
         for listener in self.sockets.listeners() {
             self.poller.remove(listener);
             self.poller.add_listener(listener);
         }
         self.must_steer = true;
         self.steer();
-    }
-}
-
-/// What has to follow when listeners listen again: workers that hold one that nobody can connect to are replaced.
-fn consequence(revival: Revival) -> Option<Event> {
-    match revival {
-        Revival::Nothing | Revival::Again => None,
-        Revival::Anew => Some(Event::ReloadRequested),
     }
 }
 
@@ -180,11 +174,5 @@ mod tests {
             let found = reachable(&serving, |worker| dead.contains(&worker.0), asked.iter().copied());
             assert!(found.iter().eq(expected), "{serving:?} {dead:?} {asked:?}: {found:?}");
         }
-    }
-
-    #[test]
-    fn only_a_socket_that_is_another_one_replaces_the_workers() {
-        let found = [Revival::Nothing, Revival::Again, Revival::Anew].map(consequence);
-        assert_eq!(found, [None, None, Some(Event::ReloadRequested)]);
     }
 }
