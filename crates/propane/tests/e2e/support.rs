@@ -133,16 +133,24 @@ impl Lines {
     }
 
     fn wait<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let found = self.wait_within(PATIENCE, find);
+        found.unwrap_or_else(|| panic!("waited in vain for {what} in:\n{}", self.all()))
+    }
+
+    fn wait_within<T>(&self, limit: Duration, find: impl Fn(&[String]) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + limit;
         let mut lines: MutexGuard<'_, Vec<String>> = self.heard.lock().unwrap();
         loop {
-            if let Some(found) = find(&lines) {
+            let (found, left) = (find(&lines), deadline.saturating_duration_since(Instant::now()));
+            if found.is_some() || left.is_zero() {
                 return found;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited in vain for {what} in:\n{}", lines.join("\n"));
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
+    }
+
+    fn all(&self) -> String {
+        self.heard.lock().unwrap().join("\n")
     }
 }
 
@@ -173,17 +181,22 @@ impl Manager {
 
     /// All of stdout so far.
     pub(crate) fn log(&self) -> String {
-        self.stdout.heard.lock().unwrap().join("\n")
+        self.stdout.all()
     }
 
     /// All of stderr so far.
     pub(crate) fn diagnostics(&self) -> String {
-        self.stderr.heard.lock().unwrap().join("\n")
+        self.stderr.all()
     }
 
     /// Waits for a line of stdout that contains `text`, and returns the first.
     pub(crate) fn wait_for(&self, text: &str) -> String {
         self.wait_for_nth(text, 1)
+    }
+
+    /// A line of stdout that contains `text`, if there is one within this time.
+    pub(crate) fn found_within(&self, limit: Duration, text: &str) -> Option<String> {
+        self.stdout.wait_within(limit, |lines| lines.iter().find(|line| line.contains(text)).cloned())
     }
 
     /// Waits for the `nth` line (from 1) of stdout that contains `text`.
