@@ -83,7 +83,7 @@ where
                 () = watchdog.due() => notifier.send_if_heard(State::Watchdog),
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => {
-                        self.admit(accepted);
+                        self.admit(accepted).await;
                         if self.worker.settings.once {
                             return Ok(());
                         }
@@ -95,9 +95,9 @@ where
     }
 
     /// Gives a connection its place and its task, or tells it that there is no place.
-    fn admit(&self, accepted: Accepted) {
+    async fn admit(&self, accepted: Accepted) {
         let Accepted { stream, peer } = accepted;
-        let (place, refusal) = match self.worker.take_session() {
+        let (place, refusal) = match self.worker.take_session().await {
             Some(place) => (Some(place), None),
             None => (self.worker.take_refused(), Some(Refusal::HttpSessionLimit)),
         };
@@ -122,9 +122,13 @@ where
     }
 
     /// Serves what waits in a queue that ends with this worker.
-    pub(crate) fn serve_waiting(&self, listener: Listener) {
+    pub(crate) async fn serve_waiting(&self, listener: Listener) {
         match listener.close_and_take_waiting() {
-            Ok(waiting) => waiting.into_iter().for_each(|accepted| self.admit(accepted)),
+            Ok(waiting) => {
+                for accepted in waiting {
+                    self.admit(accepted).await;
+                }
+            }
             Err(error) => tracing::warn!("connections that waited to be accepted are lost: {error}"),
         }
     }

@@ -162,7 +162,7 @@ where
     let response = response?;
     let upgraded = match (response.status(), wish) {
         (StatusCode::SWITCHING_PROTOCOLS, Wish::Orderly) => {
-            Some(worker.take_websocket().ok_or(Refusal::WebSocketSessionLimit)?)
+            Some(worker.take_websocket().await.ok_or(Refusal::WebSocketSessionLimit)?)
         }
         (StatusCode::SWITCHING_PROTOCOLS, Wish::Broken | Wish::None) => return Err(Refusal::InvalidUpgrade),
         _ => None,

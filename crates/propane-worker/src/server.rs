@@ -227,7 +227,7 @@ impl Listening {
 
         let ended = host.accept_until(&mut stop, &listener, &notifier, &mut watchdog).await;
         if queue == Queue::Own && !host.worker.settings.once {
-            host.serve_waiting(listener);
+            host.serve_waiting(listener).await;
         } else {
             // Closed, never shut down: a shutdown would end the socket for everybody who holds it.
             drop(listener);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::header::HeaderValue;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::access_log::Record;
@@ -69,6 +70,20 @@ impl Places {
         Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
+    /// Also one that is given back now: who has just closed a connection may open another, and the runtime looks at the
+    /// sockets first, and then at the connections that have changed.
+    async fn take_again(&self) -> Option<OwnedSemaphorePermit> {
+        const TURNS: u32 = 2;
+        for _ in 0..TURNS {
+            let place = self.take();
+            if place.is_some() {
+                return place;
+            }
+            yield_now().await;
+        }
+        self.take()
+    }
+
     fn taken(&self) -> u64 {
         (self.all - self.free.available_permits()) as u64
     }
@@ -95,12 +110,12 @@ impl Worker {
         })
     }
 
-    pub(crate) fn take_session(&self) -> Option<OwnedSemaphorePermit> {
-        self.sessions.take()
+    pub(crate) async fn take_session(&self) -> Option<OwnedSemaphorePermit> {
+        self.sessions.take_again().await
     }
 
-    pub(crate) fn take_websocket(&self) -> Option<OwnedSemaphorePermit> {
-        self.websockets.take()
+    pub(crate) async fn take_websocket(&self) -> Option<OwnedSemaphorePermit> {
+        self.websockets.take_again().await
     }
 
     /// A place among those that are told that there is none.

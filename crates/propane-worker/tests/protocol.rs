@@ -171,6 +171,16 @@ fn over_the_session_limit_the_answer_is_the_contract_to_the_byte() {
 }
 
 #[test]
+fn who_leaves_a_place_may_take_it_again_at_once() {
+    let port = propane_load::free_port();
+    let _worker = Launch::app().port(port).set("ARLEN_MAX_HTTP_SESSIONS", "1").ready();
+    for round in 0..300 {
+        let answer = Client::connect(local(port)).get("/");
+        assert_eq!(answer.status, 200, "in round {round}");
+    }
+}
+
+#[test]
 fn where_descriptors_run_out_clients_wait_and_it_is_said_once() {
     const DESCRIPTORS: u64 = 32;
     let home = tempfile::tempdir().unwrap();
