@@ -1,7 +1,7 @@
 //! The processes that the manager has started and not forgotten: the only place that knows pids.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,13 +18,14 @@ use crate::plan::{Invocation, Plan};
 use crate::procinfo::{self, ProcessId};
 use crate::program;
 use crate::reaper;
-use crate::spawn::{self, Spawner, c_string};
+use crate::spawn::{self, CStrings, Spawner, c_string};
 
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: i32,
-    start: Option<ProcessId>,
+    /// Looked for when it is asked for: not while somebody waits for the process to run.
+    id: OnceCell<ProcessId>,
     pidfd: OwnedFd,
     role: Role,
     slot: u32,
@@ -52,6 +53,14 @@ impl Child {
     /// Whether it has not been reaped.
     pub(crate) fn is_alive(&self) -> bool {
         !self.reaped
+    }
+
+    /// Who it is, as far as that is known: once it was reaped its pid may be another's.
+    fn id(&self) -> Option<ProcessId> {
+        if self.id.get().is_none() && !self.reaped {
+            procinfo::identify(self.pid).map(|id| self.id.get_or_init(|| id));
+        }
+        self.id.get().copied()
     }
 
     /// Whether it is an HTTP worker.
@@ -97,6 +106,10 @@ pub(crate) struct Children {
     by_pid: HashMap<i32, WorkerId>,
     /// The dead ones that are not forgotten.
     reaped: BTreeSet<WorkerId>,
+    /// Those of them that have left processes in their groups.
+    lingering: BTreeSet<WorkerId>,
+    /// What the dead have left to be closed.
+    estate: Vec<NotifySocket>,
 }
 
 impl Children {
@@ -112,10 +125,9 @@ impl Children {
             Some(Ok(pidfd)) => pidfd,
             other => return Err(give_up(pid, other.and_then(Result::err))),
         };
-        let start = procinfo::identify(pid.as_raw());
-        let notify = birth.notify;
-        let child = Child { pid: pid.as_raw(), start, pidfd, role, slot, generation, notify, reaped: false };
-        self.by_pid.insert(pid.as_raw(), worker);
+        let (pid, notify) = (pid.as_raw(), birth.notify);
+        let child = Child { pid, id: OnceCell::new(), pidfd, role, slot, generation, notify, reaped: false };
+        self.by_pid.insert(pid, worker);
         Ok(self.by_id.entry(worker).insert_entry(child).into_mut())
     }
 
@@ -129,9 +141,14 @@ impl Children {
         self.by_id.iter().map(|(worker, child)| (*worker, child))
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// Who they are, for the state file.
     pub(crate) fn process_ids(&self) -> Vec<ProcessId> {
-        self.by_id.values().filter_map(|child| child.start).collect()
+        self.by_id.values().filter_map(Child::id).collect()
     }
 
     /// What a report says of a worker.
@@ -170,10 +187,19 @@ impl Children {
         let child = self.by_id.get_mut(&worker).filter(|child| !child.reaped)?;
         let status = reaper::reap(child.pidfd.as_fd())?;
         child.reaped = true;
-        child.notify = None;
+        self.estate.extend(child.notify.take());
         self.by_pid.remove(&child.pid);
         self.reaped.insert(worker);
-        Some((status, child.group_alive()))
+        let group_alive = child.group_alive();
+        if group_alive {
+            self.lingering.insert(worker);
+        }
+        Some((status, group_alive))
+    }
+
+    /// Closes what the dead have left open: not while somebody waits for their successors.
+    pub(crate) fn settle_estate(&mut self) {
+        self.estate.clear();
     }
 
     /// Looks for dead children in the order in which the kernel names them. Orphans that this manager has inherited, as
@@ -195,7 +221,7 @@ impl Children {
 
     /// Dead children with living group members.
     pub(crate) fn lingering(&self) -> impl Iterator<Item = WorkerId> {
-        self.reaped.iter().copied()
+        self.lingering.iter().copied()
     }
 
     /// Whether the rest of a dead child's group is gone.
@@ -210,6 +236,7 @@ impl Children {
             let stays = is_known(*worker);
             if !stays {
                 self.by_id.remove(worker);
+                self.lingering.remove(worker);
             }
             stays
         });
@@ -220,18 +247,24 @@ impl Children {
 fn start_process(
     spawner: &mut Spawner,
     plan: &Plan,
-    invocation: &Invocation,
+    invocation: &Invocation<'_>,
     birth: &Birth<'_>,
 ) -> Result<Pid, SpawnError> {
-    let path = invocation.env.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
-    let program = program::find(&invocation.program, &plan.directory, path)
+    let program = program::find(&invocation.program, &plan.directory, invocation.env.path())
         .map_err(|error| SpawnError { permanent: true, message: error.to_string() })?;
     let shown = program.display().to_string();
-    let variable = |(name, value): (&OsString, &OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let mut env = CStrings::default();
+    for (name, value) in invocation.env.iter() {
+        env.push(&[name.as_bytes(), b"=", value.as_bytes()]);
+    }
+    let mut argv = CStrings::default();
+    for word in &invocation.argv {
+        argv.push(&[word.as_bytes()]);
+    }
     let child = spawn::Child {
         program: c_string(program.into_os_string().as_bytes()),
-        argv: invocation.argv.iter().map(|word| c_string(word.as_bytes())).collect(),
-        env: invocation.env.iter().map(|pair| c_string(variable(pair))).collect(),
+        argv,
+        env,
         wants_listen_pid: birth.listener.is_some() && plan.announces_socket(),
         directory: c_string(plan.directory.as_os_str().as_bytes()),
         listener: birth.listener,

@@ -25,6 +25,9 @@ const MANAGERS_OWN_VARIABLES: [&str; 8] = [
     "MAINPID",
 ];
 
+/// What tells a worker of its socket; `LISTEN_PID` is added by the child itself, which alone knows its pid.
+const SOCKET_VARIABLES: [&str; 2] = ["LISTEN_FDS", "LISTEN_FDNAMES"];
+
 /// The embedded worker and the warden are this very program, also when its file has been replaced or removed meanwhile.
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
@@ -57,13 +60,44 @@ pub(crate) struct Plan {
 
 /// A process to be: the program's name, its words, and its variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Invocation {
+pub(crate) struct Invocation<'a> {
     /// A path, or a name to look for in `PATH`.
     pub(crate) program: OsString,
     /// `argv`, the name it is called by first.
     pub(crate) argv: Vec<OsString>,
     /// The whole environment.
-    pub(crate) env: BTreeMap<OsString, OsString>,
+    pub(crate) env: WorkerEnv<'a>,
+}
+
+/// The environment of a process: what it shares with all workers of its generation is not copied for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerEnv<'a> {
+    shared: &'a BTreeMap<OsString, OsString>,
+    own: BTreeMap<&'static OsStr, OsString>,
+}
+
+impl<'a> WorkerEnv<'a> {
+    fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.own.insert(OsStr::new(name), value.into());
+    }
+
+    /// All variables, each once.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        let shared = self.shared.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let own = self.own.iter().map(|(name, value)| (*name, value.as_os_str()));
+        shared.filter(|(name, _)| !self.own.contains_key(name)).chain(own)
+    }
+
+    /// Where programs are looked for.
+    pub(crate) fn path(&self) -> Option<&'a OsStr> {
+        self.shared.get(OsStr::new("PATH")).map(OsString::as_os_str)
+    }
+
+    /// The environment without the variables of `sd_listen_fds(3)`.
+    pub(crate) fn without_socket(mut self) -> Self {
+        self.own.retain(|name, _| !SOCKET_VARIABLES.iter().any(|socket| *name == *socket));
+        self
+    }
 }
 
 /// What a plan is made from.
@@ -104,29 +138,29 @@ impl Plan {
     }
 
     /// The HTTP worker of a slot.
-    pub(crate) fn http_worker(&self, slot: u32, generation: Generation, notify: Option<&Path>) -> Invocation {
+    pub(crate) fn http_worker(&self, slot: u32, generation: Generation, notify: Option<&Path>) -> Invocation<'_> {
         let mut env = self.worker_env(slot, generation);
         if let Some(notify) = notify {
-            env.insert("NOTIFY_SOCKET".into(), notify.into());
+            env.set("NOTIFY_SOCKET", notify);
         }
         if let Some(timeout) = self.policy.heartbeat_timeout {
-            env.insert("WATCHDOG_USEC".into(), timeout.as_micros().to_string().into());
+            env.set("WATCHDOG_USEC", timeout.as_micros().to_string());
         }
         if self.announces_socket() {
-            // LISTEN_PID is added by the child itself, which alone knows its pid.
-            env.insert("LISTEN_FDS".into(), "1".into());
-            env.insert("LISTEN_FDNAMES".into(), "http".into());
+            for (name, value) in SOCKET_VARIABLES.into_iter().zip(["1", "http"]) {
+                env.set(name, value);
+            }
         }
         if let WorkerChoice::Command { .. } = self.choice {
-            env.insert("HOST".into(), self.host.clone().into());
-            env.insert("PORT".into(), self.port.to_string().into());
+            env.set("HOST", &self.host);
+            env.set("PORT", self.port.to_string());
         }
         let (program, argv) = self.command_line(slot);
         Invocation { program, argv, env }
     }
 
     /// The job worker of a slot.
-    pub(crate) fn job_worker(&self, slot: u32, generation: Generation) -> Invocation {
+    pub(crate) fn job_worker(&self, slot: u32, generation: Generation) -> Invocation<'_> {
         let argv = ["/bin/sh", "-c", &self.job_command].map(OsString::from).to_vec();
         Invocation { program: "/bin/sh".into(), argv, env: self.worker_env(slot, generation) }
     }
@@ -141,10 +175,10 @@ impl Plan {
         !self.strategy.binds_by_itself() && !by_url
     }
 
-    fn worker_env(&self, slot: u32, generation: Generation) -> BTreeMap<OsString, OsString> {
-        let mut env = self.variables.clone();
-        env.insert("ARLEN_WORKER_ID".into(), slot.to_string().into());
-        env.insert("ARLEN_WORKER_GENERATION".into(), generation.to_string().into());
+    fn worker_env(&self, slot: u32, generation: Generation) -> WorkerEnv<'_> {
+        let mut env = WorkerEnv { shared: &self.variables, own: BTreeMap::new() };
+        env.set("ARLEN_WORKER_ID", slot.to_string());
+        env.set("ARLEN_WORKER_GENERATION", generation.to_string());
         env
     }
 
@@ -174,21 +208,22 @@ impl Plan {
 
     /// Replaces `{host}`, `{port}`, `{env}`, `{fd}` and `{slot}`; other braces are the command's own.
     fn fill_in(&self, word: &str, slot: u32) -> String {
-        let values = [
-            ("{host}", self.host.clone()),
-            ("{port}", self.port.to_string()),
-            ("{env}", self.environment.clone()),
-            ("{fd}", LISTEN_FD.to_string()),
-            ("{slot}", slot.to_string()),
-        ];
         let mut filled = String::with_capacity(word.len());
         let mut rest = word;
         while let Some(brace) = rest.find('{') {
             filled.push_str(&rest[..brace]);
             rest = &rest[brace..];
-            let known = values.iter().find(|(name, _)| rest.starts_with(name));
-            let (taken, text) = known.map_or((1, "{"), |(name, value)| (name.len(), value.as_str()));
-            filled.push_str(text);
+            let name = rest.find('}').map_or("", |end| &rest[..=end]);
+            let value = match name {
+                "{host}" => Some(self.host.clone()),
+                "{port}" => Some(self.port.to_string()),
+                "{env}" => Some(self.environment.clone()),
+                "{fd}" => Some(LISTEN_FD.to_string()),
+                "{slot}" => Some(slot.to_string()),
+                _ => None,
+            };
+            let (taken, text) = value.map_or((1, "{".to_owned()), |value| (name.len(), value));
+            filled.push_str(&text);
             rest = &rest[taken..];
         }
         filled + rest
@@ -249,5 +284,26 @@ fn fd_limits(accessories: &PropaneAccessories) -> FdLimits {
         critical_percent: accessories.worker_fd_critical_percent,
         retire_percent: accessories.worker_fd_retire_percent,
         retire_count: accessories.worker_fd_retire_count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_own_variables_replace_those_that_all_share() {
+        let shared = [("PATH", "/bin"), ("PORT", "1"), ("LISTEN_FDS", "9")];
+        let shared = shared.map(|(name, value)| (OsString::from(name), OsString::from(value))).into();
+        let mut env = WorkerEnv { shared: &shared, own: BTreeMap::new() };
+        for (name, value) in [("PORT", "2"), ("LISTEN_FDNAMES", "http"), ("HOST", "::1")] {
+            env.set(name, value);
+        }
+        let text = |env: &WorkerEnv<'_>| -> Vec<String> {
+            env.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
+        };
+        assert_eq!(text(&env), ["LISTEN_FDS=9", "PATH=/bin", "HOST=::1", "LISTEN_FDNAMES=http", "PORT=2"]);
+        assert_eq!(env.path(), Some(OsStr::new("/bin")));
+        assert_eq!(text(&env.without_socket()), ["LISTEN_FDS=9", "PATH=/bin", "HOST=::1", "PORT=2"]);
     }
 }

@@ -57,6 +57,8 @@ impl Token {
     }
 }
 
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
 /// An epoll instance with a timer: epoll's own timeout counts in milliseconds, which is too coarse for a respawn.
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -101,9 +103,12 @@ impl Poller {
 
     /// Waits for input, or for `timeout`; for ever without one.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
-        self.set_timer(timeout)?;
+        let at_once = timeout.filter(Duration::is_zero).map(|_| &NO_TIME);
+        if at_once.is_none() {
+            self.set_timer(timeout)?;
+        }
         let mut events = Vec::with_capacity(BATCH);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), at_once) {
             Ok(_) => Ok(events.iter().map(|event| Token::unpack(event.data.u64())).collect()),
             Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
             Err(errno) => Err(errno.into()),
@@ -112,10 +117,10 @@ impl Poller {
 
     /// Setting it also takes back what it has told already (`timerfd_create(2)`).
     fn set_timer(&self, timeout: Option<Duration>) -> io::Result<()> {
-        // Zero would switch the timer off.
-        let after = timeout.map_or(Duration::ZERO, |timeout| timeout.max(Duration::from_nanos(1)));
-        let it_value = Timespec::try_from(after).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        // Zero switches the timer off, which is what no timeout means.
+        let it_value =
+            Timespec::try_from(timeout.unwrap_or_default()).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let once = Itimerspec { it_interval: NO_TIME, it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())
     }
@@ -128,7 +133,8 @@ mod tests {
     #[test]
     fn a_wait_ends_when_its_time_is_over_and_not_before() {
         let poller = Poller::new().unwrap();
-        for timeout in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(2)] {
+        assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap(), []);
+        for timeout in [Duration::from_micros(300), Duration::from_millis(2)] {
             let began = std::time::Instant::now();
             assert_eq!(poller.wait(Some(timeout)).unwrap(), [Token::Timer]);
             assert!(began.elapsed() >= timeout);

@@ -35,12 +35,12 @@ pub(crate) fn find(name: &OsStr, directory: &Path, path: Option<&OsStr>) -> Resu
 }
 
 fn check(file: PathBuf) -> Result<PathBuf, ProgramError> {
-    if !file.exists() {
-        Err(ProgramError::Missing(file))
-    } else if file.is_dir() || access(&file, AccessFlags::X_OK).is_err() {
-        Err(ProgramError::NotExecutable(file))
-    } else {
-        Ok(file)
+    match file.metadata() {
+        Err(_) => Err(ProgramError::Missing(file)),
+        Ok(found) if found.is_dir() || access(&file, AccessFlags::X_OK).is_err() => {
+            Err(ProgramError::NotExecutable(file))
+        }
+        Ok(_) => Ok(file),
     }
 }
 

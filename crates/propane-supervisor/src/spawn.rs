@@ -35,7 +35,7 @@ pub(crate) const GIFT_FD: RawFd = 3;
 const LISTEN_PID_ROOM: &[u8] = b"LISTEN_PID=0000000000";
 
 /// Enough for the calls below, none of which recurses: the deepest is execve, which needs no user stack.
-const STACK_BYTES: usize = 64 * 1024;
+const STACK_BYTES: usize = 16 * 1024;
 
 /// As whom a worker runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +50,9 @@ pub(crate) struct Child<'a> {
     /// The file to execute.
     pub(crate) program: CString,
     /// Its arguments, the name it is called by first.
-    pub(crate) argv: Vec<CString>,
+    pub(crate) argv: CStrings,
     /// Its environment.
-    pub(crate) env: Vec<CString>,
+    pub(crate) env: CStrings,
     /// Whether `LISTEN_PID` is added to it.
     pub(crate) wants_listen_pid: bool,
     /// Its working directory.
@@ -65,13 +65,42 @@ pub(crate) struct Child<'a> {
     pub(crate) identity: Option<Identity>,
 }
 
+/// Strings as `execve(2)` wants them, in one piece: a worker has a hundred variables.
+#[derive(Debug, Default)]
+pub(crate) struct CStrings {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl CStrings {
+    /// Adds a string made of `parts`; a NUL inside ends it, as it would for any other program.
+    pub(crate) fn push(&mut self, parts: &[&[u8]]) {
+        self.starts.push(self.bytes.len());
+        let start = self.bytes.len();
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        // `contains` is quick, and a NUL is rare.
+        if self.bytes[start..].contains(&0) {
+            let end = self.bytes[start..].iter().position(|byte| *byte == 0).unwrap_or_default();
+            self.bytes.truncate(start + end);
+        }
+        self.bytes.push(0);
+    }
+
+    /// A pointer to each. They hold until a string is added.
+    fn pointers(&self) -> Vec<*const libc::c_char> {
+        self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast()).collect()
+    }
+}
+
 /// A process that is to be nobody's child: its parent ends at once, and whoever adopts orphans adopts it. It is in a
 /// session of its own, takes no signal, has no environment, and stands in `/`.
 pub(crate) struct Orphan<'a> {
     /// The file to execute.
     pub(crate) program: CString,
     /// Its arguments, the name it is called by first.
-    pub(crate) argv: Vec<CString>,
+    pub(crate) argv: CStrings,
     /// What it gets as fd 0.
     pub(crate) stdin: BorrowedFd<'a>,
     /// What it gets as [`GIFT_FD`].
@@ -148,6 +177,10 @@ pub(crate) struct Spawner {
     fd_soft_limit: Option<u64>,
     /// By what they and all that descends from them is known to be this manager's.
     mark: Option<u64>,
+    /// What a child runs on until it execs.
+    stack: Vec<u8>,
+    /// The signals that are caught or ignored here, looked up at the first spawn: nothing changes them after that.
+    changed_signals: Option<Vec<libc::c_int>>,
 }
 
 impl Spawner {
@@ -157,7 +190,7 @@ impl Spawner {
         let fd_soft_limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         let stdin = File::open("/dev/null")?;
         let seat = stdin.try_clone()?.into();
-        Ok(Self { stdin, seat, fd_soft_limit, mark })
+        Ok(Self { stdin, seat, fd_soft_limit, mark, stack: vec![0; STACK_BYTES], changed_signals: None })
     }
 
     /// Starts the process and returns its pid. It leads a process group of its own, has default signal dispositions and
@@ -170,7 +203,8 @@ impl Spawner {
             dup3(listener, &mut self.seat, OFlag::O_CLOEXEC).map_err(failed)?;
         }
         let has_listener = child.listener.is_some();
-        let spawned = start(Prepared::new(self, child));
+        let changed_signals = self.changed_signals.get_or_insert_with(changed_signals).clone();
+        let spawned = start(Prepared::new(self, child, changed_signals), &mut self.stack);
         if has_listener {
             // A listener that lingered here would outlive its slot.
             dup3(&self.stdin, &mut self.seat, OFlag::O_CLOEXEC).map_err(failed)?;
@@ -179,20 +213,20 @@ impl Spawner {
     }
 
     /// Starts an orphan and returns its pidfd.
-    pub(crate) fn spawn_orphan(&self, orphan: &Orphan<'_>) -> Result<OwnedFd, Failure> {
+    pub(crate) fn spawn_orphan(&mut self, orphan: &Orphan<'_>) -> Result<OwnedFd, Failure> {
         let mut stack = vec![0u8; STACK_BYTES];
         let mut prepared = PreparedOrphan::new(self, orphan, &mut stack);
         // SAFETY: see `run_in_between`, which keeps to what is asked for.
-        let between = unsafe { clone_apart(|| prepared.run_in_between()) }?;
+        let between = unsafe { clone_apart(&mut self.stack, || prepared.run_in_between()) }?;
         // It ends as soon as the orphan has execed, and nobody else reaps.
         crate::reaper::discard(between.as_raw());
         prepared.outcome()
     }
 }
 
-fn start(mut prepared: Prepared<'_>) -> Result<Pid, Failure> {
+fn start(mut prepared: Prepared<'_>, stack: &mut [u8]) -> Result<Pid, Failure> {
     // SAFETY: see `run_in_child`, which keeps to what is asked for.
-    let pid = unsafe { clone_apart(|| prepared.run_in_child()) }?;
+    let pid = unsafe { clone_apart(stack, || prepared.run_in_child()) }?;
     match prepared.failure {
         None => Ok(pid),
         Some((step, errno)) => {
@@ -207,12 +241,11 @@ fn start(mut prepared: Prepared<'_>) -> Result<Pid, Failure> {
 /// child does, and only those that it keeps.
 const SHARED: CloneFlags = CloneFlags::CLONE_VM.union(CloneFlags::CLONE_VFORK).union(CloneFlags::CLONE_FILES);
 
-/// Runs `run` in a child that shares this process's memory, and returns when the child has execed or ended.
+/// Runs `run` on `stack` in a child that shares this process's memory, and returns when the child has execed or ended.
 ///
 /// # Safety
 /// `run` makes system calls only: no allocation, no lock, no panic.
-unsafe fn clone_apart(run: impl FnMut() -> isize) -> Result<Pid, Failure> {
-    let mut stack = vec![0u8; STACK_BYTES];
+unsafe fn clone_apart(stack: &mut [u8], run: impl FnMut() -> isize) -> Result<Pid, Failure> {
     let failed = |errno: Errno| Failure { step: Step::Clone, error: errno.into() };
     // A handler that ran in the child would run in the manager's memory.
     let mut mask = SigSet::empty();
@@ -220,7 +253,7 @@ unsafe fn clone_apart(run: impl FnMut() -> isize) -> Result<Pid, Failure> {
     // SAFETY: CLONE_VFORK keeps this thread still until the child has execed or exited, so what `run` uses and `stack`
     // outlive the child's use of them and nobody else touches them. The manager has one thread. The caller vouches for
     // the rest.
-    let cloned = unsafe { clone(Box::new(run), &mut stack, SHARED, Some(libc::SIGCHLD)) };
+    let cloned = unsafe { clone(Box::new(run), stack, SHARED, Some(libc::SIGCHLD)) };
     let restored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     let pid = cloned.map_err(failed)?;
     restored.map_err(failed)?;
@@ -234,6 +267,7 @@ struct Prepared<'a> {
     seat: RawFd,
     fd_soft_limit: Option<u64>,
     mark: Option<u64>,
+    changed_signals: Vec<libc::c_int>,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     /// `LISTEN_PID=…`, whose digits the child writes.
@@ -243,21 +277,20 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(spawner: &Spawner, child: Child<'a>) -> Self {
+    fn new(spawner: &Spawner, child: Child<'a>, changed_signals: Vec<libc::c_int>) -> Self {
         let mut listen_pid = LISTEN_PID_ROOM.to_vec();
         listen_pid.push(0);
-        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
-        let (mut argv, mut env) = (pointers(&child.argv), pointers(&child.env));
+        // A Vec's buffer does not move with the Vec, so these stay true when `child` is moved below.
+        let (mut argv, mut env) = (child.argv.pointers(), child.env.pointers());
         argv.push(std::ptr::null());
         if child.wants_listen_pid {
-            // A Vec's buffer does not move with the Vec, so this stays true when `listen_pid` is moved below.
             env.push(listen_pid.as_ptr().cast());
         }
         env.push(std::ptr::null());
         let manager = nix::unistd::getpid().as_raw();
         let (stdin, seat) = (spawner.stdin.as_raw_fd(), spawner.seat.as_raw_fd());
         let (fd_soft_limit, mark) = (spawner.fd_soft_limit, spawner.mark);
-        Self { child, stdin, seat, fd_soft_limit, mark, argv, env, listen_pid, manager, failure: None }
+        Self { child, stdin, seat, fd_soft_limit, mark, changed_signals, argv, env, listen_pid, manager, failure: None }
     }
 
     /// Runs in the child. Returns only if it failed.
@@ -271,7 +304,7 @@ impl<'a> Prepared<'a> {
     }
 
     fn become_worker(&mut self) -> Result<(), Step> {
-        reset_dispositions();
+        reset_dispositions(&self.changed_signals);
         // SAFETY (all calls of this function): plain system calls on values that `self` owns; their results are checked.
         check(unsafe { libc::setpgid(0, 0) }.into(), Step::ProcessGroup)?;
         check(unsafe { libc::chdir(self.child.directory.as_ptr()) }.into(), Step::Directory)?;
@@ -397,7 +430,7 @@ struct PreparedOrphan<'a> {
 
 impl<'a> PreparedOrphan<'a> {
     fn new(spawner: &Spawner, orphan: &'a Orphan<'_>, stack: &'a mut [u8]) -> Self {
-        let argv = orphan.argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+        let argv = orphan.argv.pointers().into_iter().chain([std::ptr::null()]).collect();
         let top = stack.as_mut_ptr_range().end;
         // Stacks grow down from a multiple of 16 (the ABIs of all of Linux's machines).
         let stack_top = top.wrapping_sub(top.addr() % 16).cast();
@@ -477,23 +510,35 @@ extern "C" fn run_orphan(prepared: *mut libc::c_void) -> libc::c_int {
 const SIGNAL_MAX: libc::c_int = 64;
 const SIGNAL_SET_BYTES: usize = 8;
 
+/// The kernel's `struct sigaction` is 32 bytes at the most, its handler first; all zero means `SIG_DFL`, no flags, an empty
+/// mask.
+type Disposition = [u64; 8];
+
+/// Which signals are not at their defaults.
+fn changed_signals() -> Vec<libc::c_int> {
+    let is_changed = |signal: &libc::c_int| {
+        let mut found = Disposition::default();
+        // SAFETY: asks only, into room of the right size. A raw call, because libc keeps two signals for itself.
+        unsafe { sigaction(*signal, std::ptr::null(), found.as_mut_ptr()) };
+        found[0] != 0
+    };
+    (1..=SIGNAL_MAX).filter(is_changed).collect()
+}
+
 /// Handlers of the manager and ignored signals of whoever started it are not the worker's.
-fn reset_dispositions() {
-    // The kernel's `struct sigaction` is 32 bytes at the most; all zero means SIG_DFL, no flags, an empty mask.
-    let default = [0u64; 8];
-    for signal in 1..=SIGNAL_MAX {
-        // SAFETY: see `become_worker`. A raw call, because libc keeps two signals for itself and would refuse to reset
-        // them. KILL and STOP refuse, which is right.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null_mut::<u64>(),
-                SIGNAL_SET_BYTES,
-            )
-        };
+fn reset_dispositions(changed: &[libc::c_int]) {
+    let default = Disposition::default();
+    for signal in changed {
+        // SAFETY: see `become_worker`.
+        unsafe { sigaction(*signal, default.as_ptr(), std::ptr::null_mut()) };
     }
+}
+
+/// # Safety
+/// As for `rt_sigaction(2)`.
+unsafe fn sigaction(signal: libc::c_int, new: *const u64, old: *mut u64) {
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGNAL_SET_BYTES) };
 }
 
 /// Closes all descriptors from `first` on.
@@ -515,4 +560,27 @@ pub(crate) fn c_string(text: impl Into<Vec<u8>>) -> CString {
     bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
     // Cannot fail, because the first NUL and all behind it are cut off.
     CString::new(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_stand_one_behind_the_other_and_end_at_a_nul() {
+        let mut strings = CStrings::default();
+        let table: [(&[&[u8]], &[u8]); 5] = [
+            (&[b"PATH", b"=", b"/bin"], b"PATH=/bin"),
+            (&[b"EMPTY", b"=", b""], b"EMPTY="),
+            (&[b"CUT", b"=", b"here\0not there", b"nor there"], b"CUT=here"),
+            (&[], b""),
+            (&["LÄNGE=ß".as_bytes()], "LÄNGE=ß".as_bytes()),
+        ];
+        for (parts, _) in table {
+            strings.push(parts);
+        }
+        let found = strings.starts.iter().map(|start| std::ffi::CStr::from_bytes_until_nul(&strings.bytes[*start..]));
+        let expected = table.map(|(_, text)| text);
+        assert!(found.map(|text| text.unwrap().to_bytes()).eq(expected), "{strings:?}");
+    }
 }

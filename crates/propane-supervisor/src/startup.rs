@@ -1,7 +1,6 @@
 //! From a resolved configuration to a running manager, in the order of DESIGN §3: lock, prepare, bind, say hello, run.
 //! Whatever fails here, nothing has been started and nothing is left behind.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -79,7 +78,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let received = Received::take(&inputs.env)?;
-    let spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
+    let mut spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
     if let Some(parent) = run.pid_file.parent() {
         // Where it cannot be made, locking the file says why.
@@ -88,7 +87,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     let pid_path = running::settled(&run.pid_file);
     let mut pid_file = PidFile::lock(&pid_path)?;
     // Before anything is started. What it needs for its own start runs beside what follows.
-    let (warden, record) = start_warden(&spawner).unzip();
+    let (warden, record) = start_warden(&mut spawner).unzip();
     let done = Prelude { resolution, signals: &mut signals }.run();
     let (strategy, identity) = match done {
         Ok(Some(done)) => done,
@@ -293,7 +292,7 @@ fn tell_of_received(received: &Received, strategy: Strategy, resolution: &Resolu
 }
 
 /// The manager of a pid namespace needs none: the kernel ends all that is in it with the manager.
-fn start_warden(spawner: &Spawner) -> Option<(Warden, PrivateFile)> {
+fn start_warden(spawner: &mut Spawner) -> Option<(Warden, PrivateFile)> {
     if rustix::process::getpid().is_init() {
         return None;
     }
@@ -438,11 +437,9 @@ fn print_routes(inputs: Inputs, resolution: &Resolution, strategy: Strategy, ide
 }
 
 fn become_worker(plan: &Plan) -> StartError {
-    let mut invocation = plan.http_worker(0, 0, None);
+    let invocation = plan.http_worker(0, 0, None);
     // No socket is handed down: the worker prints and ends.
-    for name in ["LISTEN_FDS", "LISTEN_FDNAMES"] {
-        invocation.env.remove(OsStr::new(name));
-    }
+    let env = invocation.env.without_socket();
     let program = invocation.program.display().to_string();
     if let Err(error) = plan.identity.as_ref().map_or(Ok(()), identity::take) {
         return StartError::Exec { program, error };
@@ -452,7 +449,7 @@ fn become_worker(plan: &Plan) -> StartError {
         .arg0(argv0)
         .args(invocation.argv.iter().skip(1))
         .env_clear()
-        .envs(&invocation.env)
+        .envs(env.iter())
         .current_dir(&plan.directory)
         .exec();
     StartError::Exec { program, error }

@@ -18,7 +18,7 @@ use crate::memory;
 use crate::output::Sink;
 use crate::plan::OWN_PROGRAM;
 use crate::private_file::PrivateFile;
-use crate::spawn::{Failure, GIFT_FD, Orphan, Spawner, c_string};
+use crate::spawn::{CStrings, Failure, GIFT_FD, Orphan, Spawner, c_string};
 use crate::state::{self, Record};
 
 /// The word with which the manager starts it: this program again, with a command line of its own.
@@ -61,13 +61,16 @@ pub(crate) enum NoWarden {
 impl Warden {
     /// Starts the warden of this process. To be called before this process adopts orphans, because the warden is one.
     /// Returns it with the file that tells it whom to end.
-    pub(crate) fn start(spawner: &Spawner) -> Result<(Self, PrivateFile), NoWarden> {
+    pub(crate) fn start(spawner: &mut Spawner) -> Result<(Self, PrivateFile), NoWarden> {
         let manager = pidfd_open(getpid(), PidfdFlags::empty())?;
         let record = state::share().map_err(NoWarden::Memory)?;
-        let words = ["propane".to_owned(), WARDEN.to_owned(), std::process::id().to_string()];
+        let mut argv = CStrings::default();
+        for word in ["propane", WARDEN, &std::process::id().to_string()] {
+            argv.push(&[word.as_bytes()]);
+        }
         let orphan = Orphan {
             program: c_string(OWN_PROGRAM),
-            argv: words.into_iter().map(c_string).collect(),
+            argv,
             stdin: manager.as_fd(),
             gift: record.descriptor().ok_or_else(|| NoWarden::Memory(io::ErrorKind::StorageFull.into()))?,
         };

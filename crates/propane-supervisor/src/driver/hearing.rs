@@ -9,13 +9,18 @@ use crate::warden::WITHOUT_WARDEN;
 
 use super::Driver;
 
+/// How many words of a dead worker are read: more than were ever waiting, and an end to a descendant's that goes on
+/// talking.
+const LAST_WORDS_MAX: usize = 64;
+
 impl Driver {
     /// Takes in what a wait has brought.
     pub(super) fn take_in(&mut self, token: Token) {
         match token {
             Token::Signal => self.take_signals(),
             Token::Exit(worker) => self.reap(worker),
-            Token::Notify(worker) => self.hear(worker),
+            // One word at a time: the next is told with the next wait, and who talks without end holds up nobody.
+            Token::Notify(worker) => self.hear(worker, 1),
             Token::Timer => {}
             Token::HangUp => self.revive(),
             Token::Warden => tracing::warn!("the warden has ended, {WITHOUT_WARDEN}"),
@@ -58,7 +63,7 @@ impl Driver {
 
     fn reap(&mut self, worker: WorkerId) {
         // Words that came before the end count: READY=1 of a worker that crashes at once, say.
-        self.hear(worker);
+        self.hear(worker, LAST_WORDS_MAX);
         if let Some(child) = self.children.get(worker) {
             self.poller.remove(child.pidfd());
             if let Some(socket) = child.notify() {
@@ -80,10 +85,10 @@ impl Driver {
         self.tell_of_collision(worker);
     }
 
-    fn hear(&mut self, worker: WorkerId) {
+    fn hear(&mut self, worker: WorkerId, words: usize) {
         let Some(child) = self.children.get(worker) else { return };
         let Some(socket) = child.notify() else { return };
-        while let Some((message, sender)) = socket.receive() {
+        for (message, sender) in std::iter::from_fn(|| socket.receive()).take(words) {
             if !sender.is_some_and(|sender| speaks_for(child.pid(), sender, procinfo::kin)) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! Who gets new connections: those who serve, and not those who leave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use propane_core::{Event, WorkerId};
 
@@ -13,14 +14,20 @@ use super::Driver;
 impl Driver {
     /// Keeps new connections away from slots that nobody serves. Without it they wait there, and that is all.
     pub(super) fn steer(&mut self) {
+        if !self.sockets.have_slots() {
+            return;
+        }
         if !std::mem::take(&mut self.must_steer) && self.readiness.asked().next().is_none() {
             return;
         }
         let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
         let reachable = reachable(self.core.serving_workers(), |worker| self.children.is_dead(worker), asked);
-        if let Err(error) = self.sockets.steer(reachable) {
-            tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
-        }
+        tell_of_refusal(self.sockets.steer(reachable));
+    }
+
+    /// Looks whether what was steered by is true.
+    pub(super) fn verify_steering(&mut self) {
+        tell_of_refusal(self.sockets.verify());
     }
 
     /// Has new connections go to others than a worker that leaves.
@@ -67,11 +74,12 @@ impl Driver {
 
     /// Once a worker is ready it shows whether its sockets can be steered at all.
     pub(super) fn probe_steering(&mut self) {
-        if !self.steers || self.retirement.has_probed() {
+        let now = self.now();
+        if !self.steers || !self.retirement.must_probe(now) {
             return;
         }
         let first = self.members().into_iter().find(|member| member.serves);
-        if let Some(refusal) = first.and_then(|member| self.retirement.probe(member)) {
+        if let Some(refusal) = first.and_then(|member| self.retirement.probe(now, member)) {
             self.stop_steering(&refusal);
         }
     }
@@ -124,6 +132,12 @@ impl Driver {
         }
         self.must_steer = true;
         self.steer();
+    }
+}
+
+fn tell_of_refusal(steered: io::Result<()>) {
+    if let Err(error) = steered {
+        tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
     }
 }
 

@@ -36,7 +36,7 @@ use crate::spawn::Spawner;
 use crate::state::{State, StateFile};
 
 use spawning::Spawn;
-use turn::{Backlog, Saves};
+use turn::{Backlog, House};
 
 /// What the driver is set up with.
 pub(crate) struct Setup<'a> {
@@ -72,7 +72,7 @@ pub(crate) struct Driver {
     must_sweep: bool,
     /// Whether others may have to get the new connections.
     must_steer: bool,
-    saves: Saves,
+    house: House,
     epoch: Instant,
     state_file: StateFile,
     spawner: Spawner,
@@ -113,7 +113,7 @@ impl Driver {
             spawns: BTreeMap::new(),
             must_sweep: false,
             must_steer: false,
-            saves: Saves::default(),
+            house: House::default(),
             epoch: Instant::now(),
             state_file: setup.state_file,
             spawner: setup.spawner,
@@ -135,7 +135,7 @@ impl Driver {
             }
             self.steer();
             self.probe_steering();
-            self.save_state();
+            self.keep_house();
             if std::mem::take(&mut self.has_grown) {
                 memory::give_back_code();
             }
@@ -218,7 +218,8 @@ impl Driver {
     }
 
     fn backlog(&self) -> Backlog {
-        Backlog { spawns: !self.spawns.is_empty(), deaths: self.must_sweep }
+        let deadlines = self.core.poll_timeout().is_some_and(|at| at <= self.now());
+        Backlog { spawns: !self.spawns.is_empty(), deaths: self.must_sweep, deadlines }
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -235,8 +236,11 @@ impl Driver {
         turn::timeout(self.now(), self.backlog(), lingers, due)
     }
 
-    fn save_state(&mut self) {
-        if self.saves.is_due(self.now(), self.backlog()) {
+    /// Does what must be done and nobody waits for.
+    fn keep_house(&mut self) {
+        if self.house.is_due(self.now(), self.backlog()) {
+            self.children.settle_estate();
+            self.verify_steering();
             let directory = self.notify.as_ref().map(NotifyDirectory::path);
             let state = || State::new(directory.map(ToOwned::to_owned), self.children.process_ids());
             self.state_file.save_if_stale(state);

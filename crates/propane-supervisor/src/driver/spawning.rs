@@ -52,7 +52,7 @@ impl Driver {
         let gone = || SpawnError { permanent: true, message: format!("generation {generation} is gone") };
         let plan = Rc::clone(self.plans.get(&generation).ok_or_else(gone)?);
         if role == Role::Http && self.steers {
-            self.retirement.observe(); // whoever joins is to be seen apart from who is there
+            self.retirement.before_join(self.children.count());
         }
         self.start(worker, spawn, &plan)?;
         self.state_file.touch();

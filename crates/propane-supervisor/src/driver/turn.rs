@@ -1,5 +1,5 @@
-//! How the loop shares its time out: when spawns have had their turn, when deadlines may be judged, when the state file is
-//! written, how long to wait. Pure: what is to be known of the world is an argument.
+//! How the loop shares its time out: when spawns have had their turn, when deadlines may be judged, when what
+//! nobody waits for is done, how long to wait. Pure: what is to be known of the world is an argument.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ const LINGER_INTERVAL: Duration = Duration::from_millis(50);
 /// many workers are to be started.
 const SPAWN_TURN: Duration = Duration::from_millis(3);
 
-/// How old the state file may be while a crowd of workers is being started: all of them are in it each time.
-const SAVE_INTERVAL: Duration = Duration::from_millis(50);
+/// How long what nobody waits for may be put off while a crowd of workers is being started. The state file is written then,
+/// with all of them in it each time.
+const HOUSE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whether one more worker may be started in a turn that has lasted this long. One always may: else a manager that has too
 /// much to hear would never start anybody.
@@ -29,12 +30,14 @@ pub(super) struct Backlog {
     pub(super) spawns: bool,
     /// There may be dead children that nobody has looked for.
     pub(super) deaths: bool,
+    /// A deadline of the core is over: a worker is to be replaced at once, say.
+    pub(super) deadlines: bool,
 }
 
 impl Backlog {
     /// Whether nothing is left to do. Until then, who has just died could be taken for one who neglects its socket.
     pub(super) fn is_empty(self) -> bool {
-        !self.spawns && !self.deaths
+        !self.spawns && !self.deaths && !self.deadlines
     }
 }
 
@@ -55,19 +58,23 @@ pub(super) fn timeout(
     due.into_iter().chain(own).flatten().min().map(|due| due.since(now))
 }
 
-/// When the state file was last brought up to date.
+/// Since when that which nobody waits for is put off: the state file, say.
 #[derive(Debug, Default)]
-pub(super) struct Saves {
-    last: Time,
+pub(super) struct House {
+    put_off_since: Option<Time>,
 }
 
-impl Saves {
-    /// Whether the file is to be brought up to date, which is taken as done: before the manager waits, and where there is
-    /// no end of what there is to do, often enough.
+impl House {
+    /// Whether it is to be done, which is taken as done: before the manager waits, and where there is no end of what there
+    /// is to do, often enough.
     pub(super) fn is_due(&mut self, now: Time, backlog: Backlog) -> bool {
-        let is_due = backlog.is_empty() || now.since(self.last) >= SAVE_INTERVAL;
+        if backlog.is_empty() {
+            self.put_off_since = None;
+            return true;
+        }
+        let is_due = now.since(*self.put_off_since.get_or_insert(now)) >= HOUSE_INTERVAL;
         if is_due {
-            self.last = now;
+            self.put_off_since = Some(now);
         }
         is_due
     }
@@ -77,9 +84,10 @@ impl Saves {
 mod tests {
     use super::*;
 
-    const IDLE: Backlog = Backlog { spawns: false, deaths: false };
-    const SPAWNS: Backlog = Backlog { spawns: true, deaths: false };
-    const DEATHS: Backlog = Backlog { spawns: false, deaths: true };
+    const IDLE: Backlog = Backlog { spawns: false, deaths: false, deadlines: false };
+    const SPAWNS: Backlog = Backlog { spawns: true, ..IDLE };
+    const DEATHS: Backlog = Backlog { deaths: true, ..IDLE };
+    const DEADLINES: Backlog = Backlog { deadlines: true, ..IDLE };
 
     fn at(millis: u64) -> Time {
         Time::from_micros(millis * 1000)
@@ -105,6 +113,7 @@ mod tests {
             (Some(at(9)), true, DEATHS, false),
             // A spawn says nothing of what has happened.
             (Some(at(9)), true, SPAWNS, true),
+            (Some(at(9)), true, DEADLINES, true),
         ];
         for (due, took_all, backlog, expected) in table {
             assert_eq!(may_judge(at(10), due, took_all, backlog), expected, "{due:?} {took_all} {backlog:?}");
@@ -118,7 +127,7 @@ mod tests {
         const LATE: Option<Time> = Some(Time::from_micros(70_000));
         const SOON: Option<Time> = Some(Time::from_micros(20_000));
         const PAST: Option<Time> = Some(Time::from_micros(3_000));
-        let table: [Row; 8] = [
+        let table: [Row; 9] = [
             (IDLE, false, &[], None),
             (IDLE, false, &[None, None], None),
             (IDLE, false, &[LATE, None, SOON], Some(10)),
@@ -127,6 +136,7 @@ mod tests {
             (IDLE, true, &[SOON], Some(10)),
             (SPAWNS, true, &[SOON], Some(0)),
             (DEATHS, false, &[], Some(0)),
+            (DEADLINES, false, &[], Some(0)),
         ];
         for (backlog, lingers, due, expected) in table {
             let waits = timeout(at(10), backlog, lingers, due.iter().copied());
@@ -135,21 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn the_state_is_saved_before_a_wait_and_twenty_times_a_second_in_a_crowd() {
-        let mut saves = Saves::default();
+    fn house_is_kept_before_a_wait_and_twenty_times_a_second_in_a_crowd() {
+        let mut house = House::default();
         let table = [
-            (10, SPAWNS, false),
-            (49, DEATHS, false),
-            (50, SPAWNS, true),
-            (60, SPAWNS, false),
-            (61, IDLE, true),
-            (110, SPAWNS, false),
-            (111, SPAWNS, true),
-            (112, IDLE, true),
-            (113, IDLE, true),
+            (110, DEADLINES, false),
+            (111, SPAWNS, false),
+            (159, DEATHS, false),
+            (160, SPAWNS, true),
+            (170, SPAWNS, false),
+            (171, IDLE, true),
+            (172, SPAWNS, false),
+            (221, SPAWNS, false),
+            (222, SPAWNS, true),
+            (223, IDLE, true),
+            (224, IDLE, true),
         ];
         for (millis, backlog, expected) in table {
-            assert_eq!(saves.is_due(at(millis), backlog), expected, "{millis} {backlog:?}");
+            assert_eq!(house.is_due(at(millis), backlog), expected, "{millis} {backlog:?}");
         }
     }
 }

@@ -32,6 +32,12 @@ use borrowing::{Holder, borrow, explain};
 pub(crate) use connections::connections_in_use;
 use steered::Steered;
 
+/// When a ready worker that does not listen yet is looked at again, at the soonest; later, after as long as it has been so.
+const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// Of a group no more than this part may join without a look in between.
+const SHARE_IN_DOUBT: usize = 16;
+
 /// How often it is looked who has begun to listen while workers that bind by themselves boot: those who join apart are
 /// known apart.
 const JOIN_INTERVAL: Duration = Duration::from_millis(5);
@@ -76,7 +82,11 @@ pub(crate) struct Retirement {
     holders: BTreeMap<u64, Holder>,
     leaving: BTreeMap<WorkerId, Leaving>,
     next_look: Option<Time>,
-    has_probed: bool,
+    /// When to find out whether anything of this is possible, until it is known.
+    next_probe: Option<Time>,
+    probing_since: Option<Time>,
+    /// How many were about to join since the last look.
+    joining: usize,
     joins_seen_at: Time,
 }
 
@@ -88,7 +98,9 @@ impl Retirement {
             holders: BTreeMap::new(),
             leaving: BTreeMap::new(),
             next_look: None,
-            has_probed: false,
+            next_probe: Some(Time::default()),
+            probing_since: None,
+            joining: 0,
             joins_seen_at: Time::default(),
         }
     }
@@ -101,6 +113,16 @@ impl Retirement {
     /// When it is to be seen again who has joined, while somebody may.
     pub(crate) fn next_observation(&self) -> Time {
         self.joins_seen_at + JOIN_INTERVAL
+    }
+
+    /// One of `workers` is about to join: looks who is there, so that it is seen apart from them. Among many not each
+    /// time: a few places in doubt matter less there, and a look takes longer.
+    pub(crate) fn before_join(&mut self, workers: usize) {
+        self.joining += 1;
+        if self.joining * SHARE_IN_DOUBT > workers {
+            self.joining = 0;
+            self.observe();
+        }
     }
 
     /// Takes in who listens now, if it is time to.
@@ -133,19 +155,24 @@ impl Retirement {
         self.holders.retain(|inode, _| listeners.iter().any(|listener| listener.inode == *inode));
     }
 
-    /// Whether it is known that workers' sockets can be steered, or that they cannot.
-    pub(crate) fn has_probed(&self) -> bool {
-        self.has_probed
+    /// Whether it is to be found out now if workers' sockets can be steered.
+    pub(crate) fn must_probe(&self, now: Time) -> bool {
+        self.next_probe.is_some_and(|at| at <= now)
     }
 
-    /// Tries on the first ready worker whether its sockets can be borrowed and steered. Returns why not.
-    pub(crate) fn probe(&mut self, member: Member) -> Option<String> {
+    /// Tries on a ready worker whether its sockets can be borrowed and steered. Returns why not.
+    pub(crate) fn probe(&mut self, now: Time, member: Member) -> Option<String> {
         let refusal = match self.try_on(member) {
-            Ok(false) => return None, // it does not listen yet; the next one is tried
+            Ok(false) => {
+                // It does not listen yet. Who waits long may wait longer: one that never listens must not cost much.
+                let since = *self.probing_since.get_or_insert(now);
+                self.next_probe = Some(now + PROBE_INTERVAL_MIN.max(now.since(since)));
+                return None;
+            }
             Ok(true) => None,
             Err(error) => Some(explain(&error, member.pid)),
         };
-        self.has_probed = true;
+        self.next_probe = None;
         refusal
     }
 
