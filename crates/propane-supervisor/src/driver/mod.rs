@@ -82,7 +82,7 @@ pub(crate) struct Driver {
     retirement: Retirement,
     /// Whether workers bind by themselves, and are steered around when they leave.
     steers: bool,
-    /// Whether a start or a reload has left code in memory that nobody needs now.
+    /// Whether a start or a reload has left code and room in memory that nobody needs now.
     has_grown: bool,
     exit: Option<(u8, ShutdownCause)>,
 }
@@ -137,6 +137,7 @@ impl Driver {
             self.probe_steering();
             self.keep_house();
             if std::mem::take(&mut self.has_grown) {
+                memory::give_back_heap();
                 memory::give_back_code();
             }
             self.wait()?;
