@@ -203,7 +203,7 @@ fn finish<B>(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     tracked.status = Some(response.status());
-    let taking = (version == Version::HTTP_2).then(|| Taking::new(&tracked.context.activity));
+    let taking = (version == Version::HTTP_2).then(|| Box::new(Taking::new(&tracked.context.activity)));
     response.map(|body| TrackedBody { body, taking, tracked })
 }
 
@@ -303,8 +303,8 @@ pin_project! {
     pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
-        // Over HTTP/2. Dropped before the request is over.
-        taking: Option<Taking>,
+        // Over HTTP/2, and on the heap, because most answers are not. Dropped before the request is over.
+        taking: Option<Box<Taking>>,
         tracked: Tracked,
     }
 }
@@ -315,7 +315,7 @@ impl<B: hyper::body::Body<Data = Bytes>> hyper::body::Body for TrackedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        if let Some(piece) = this.taking.as_mut().and_then(Taking::next_of_rest) {
+        if let Some(piece) = this.taking.as_mut().and_then(|taking| taking.next_of_rest()) {
             return Poll::Ready(Some(Ok(piece)));
         }
         let frame = ready!(this.body.poll_frame(cx));
