@@ -15,7 +15,8 @@ const LARGE: usize = 60_000_000;
 /// What an HTTP/2 client says first, and that it takes nothing of any answer for now.
 const HTTP2_TAKES_NOTHING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
 
-/// A kind of frame, and the flag of its answer.
+/// Kinds of frames, and the flag of an answer.
+const DATA: u8 = 0;
 const PING: u8 = 6;
 const ACK: u8 = 1;
 
@@ -58,6 +59,42 @@ fn an_answer_in_memory_may_be_taken_slowly_while_the_worker_ends() {
     worker.terminate();
     take_slowly(&mut client);
     assert_eq!(client.rest(), b"");
+    assert_eq!(worker.end(), (Some(0), String::new()));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "as in `take_slowly`")]
+fn over_http2_too_an_answer_in_memory_may_be_taken_slowly_while_the_worker_ends() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const GET_LARGE: &[u8] = b"\0\0\x0d\x01\x05\0\0\0\x01\x82\x86\x04\x06/large\x41\x01a";
+    let (worker, port) = start(Launch::app().set("ARLEN_CONNECTION_TIMEOUT_SECONDS", "1"));
+    let mut client = Client::connect(local(port));
+    client.send([PREFACE, GET_LARGE].concat());
+    let (mut taken, mut granted, mut is_told) = (0, 0, false);
+    while taken < LARGE {
+        let frame = client.http2_frame().expect("more of the answer");
+        match frame.kind {
+            DATA => taken += frame.content.len(),
+            PING if frame.flags == 0 => {
+                client.send([b"\0\0\x08\x06", &[ACK][..], b"\0\0\0\0", &frame.content].concat());
+            }
+            _ => {}
+        }
+        // What the client has room for: a fiftieth now and then, once the last one is used up.
+        if taken + 60_000 > granted {
+            granted += LARGE / 50;
+            let room = u32::try_from(LARGE / 50).unwrap().to_be_bytes();
+            for stream in [0, 1] {
+                client.send([b"\0\0\x04\x08\0\0\0\0", &[stream][..], &room].concat());
+            }
+            sleep(Duration::from_millis(100));
+        }
+        if taken > LARGE / 2 && !is_told {
+            worker.terminate();
+            is_told = true;
+        }
+    }
+    drop(client);
     assert_eq!(worker.end(), (Some(0), String::new()));
 }
 
