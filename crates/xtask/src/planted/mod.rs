@@ -23,7 +23,7 @@ use mistake::Mistake;
 const SCHEDULES: u64 = 20_000;
 
 /// How many schedules of each mistake are looked through for all the rules that it breaks.
-const RULE_SCHEDULES: &str = "3000";
+const RULE_SCHEDULES: &str = "2000";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
