@@ -27,15 +27,10 @@ pub(crate) enum Outcome {
 /// Runs the step, in a process group of its own, with its standard output dropped.
 pub(crate) fn run(step: &PrepareStep, signals: &mut Signals) -> io::Result<Outcome> {
     let variables = step.env.iter().map(|(name, value)| (name, value));
-    let mut child = Command::new(&step.program)
-        .args(&step.args)
-        .envs(variables)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .process_group(0)
-        .spawn()?;
+    let mut command = Command::new(&step.program);
+    command.args(&step.args).envs(variables).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
     // Should this manager be killed, its warden is to find whoever compiles.
-    procinfo::mark_as_mine(child.id().cast_signed());
+    let mut child = procinfo::marked(|| command.spawn())?;
     if wait(&child, signals)? {
         let status = child.wait()?;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use procfs::FromRead;
 use procfs::process::{FDTarget, Process, Stat};
 use propane_core::Sample;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A process named so that a re-used pid is told apart: pid and start time in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -43,13 +43,18 @@ pub(crate) fn mark(pid: i32) -> Option<u64> {
     }
 }
 
-/// Gives a process the mark of this manager, for it to pass on from now on.
-pub(crate) fn mark_as_mine(pid: i32) {
+/// Starts something that bears the mark of this manager from its first moment: this process has it meanwhile.
+pub(crate) fn marked<T>(start: impl FnOnce() -> T) -> T {
+    let own = getrlimit(Resource::Locks);
     let mark = identify(std::process::id().cast_signed()).map(ProcessId::mark);
-    if let (Some(pid), Some(mark)) = (rustix::process::Pid::from_raw(pid), mark) {
-        // Where it may not be set it is done without, as by a worker.
-        let _ = prlimit(Some(pid), Resource::Locks, Rlimit { current: Some(mark), maximum: Some(mark) });
+    // Where it may not be set it is done without, as by a worker.
+    let is_set = mark.is_some() && setrlimit(Resource::Locks, Rlimit { current: mark, ..own }).is_ok();
+    let started = start();
+    if is_set {
+        // Cannot fail, because it only puts back what the hard limit, which has not changed, allowed.
+        let _ = setrlimit(Resource::Locks, own);
     }
+    started
 }
 
 /// A living process among the others.

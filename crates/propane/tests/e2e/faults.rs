@@ -44,7 +44,7 @@ fn a_killed_manager_leaves_nobody_wherever_they_have_gone() {
     for (what, job) in jobs {
         let app = App::new("propaneAccessories = { workerCount = 1; };");
         let manager = app.start_ready(&["--job-worker-count", "1", "--job-worker-cmd", job]);
-        let (pids, warden) = (pids(&app, 2), manager.warden().expect("a warden"));
+        let (pids, warden) = (pids(&app, 2), manager.warden());
         manager.signal(Signal::SIGKILL);
         let began = Instant::now();
         pids.into_iter().chain([warden]).for_each(wait_gone);
@@ -66,7 +66,7 @@ fn a_worker_that_no_longer_dies_with_its_manager_is_killed_by_its_warden() {
     let worker = pids(&app, 1)[0];
     manager.signal(Signal::SIGKILL);
     wait_gone(worker);
-    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {worker}"));
+    manager.wait_for_warden_to_tell_of(worker);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn the_next_start_clears_what_a_manager_leaves_that_is_killed_with_its_warden() 
     let children = manager.children();
     assert_eq!(children.len(), 3);
     let grandchild = eventually("the job's child", || children_of(job).first().copied());
-    let warden = manager.warden().expect("a warden");
+    let warden = manager.warden();
     kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
     manager.wait_for_diagnostic("the warden has ended");
     manager.signal(Signal::SIGKILL);
@@ -94,7 +94,7 @@ fn the_next_start_clears_what_a_manager_leaves_that_is_killed_with_its_warden() 
 fn a_manager_without_its_warden_works_and_says_once_what_that_means() {
     let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 0; };");
     let manager = app.start_ready(&[]);
-    kill(Pid::from_raw(manager.warden().expect("a warden")), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(manager.warden()), Signal::SIGKILL).unwrap();
     let told = manager.wait_for_diagnostic("the warden has ended");
     assert!(told.contains("lives on until the next start"), "{told}");
     kill(Pid::from_raw(manager.children()[0]), Signal::SIGKILL).unwrap();
@@ -107,7 +107,7 @@ fn a_manager_without_its_warden_works_and_says_once_what_that_means() {
 fn a_warden_is_no_child_of_its_manager_and_ends_with_it() {
     let app = App::new("propaneAccessories = { workerCount = 2; };");
     let manager = app.start_ready(&[]);
-    let warden = manager.warden().expect("a warden");
+    let warden = manager.warden();
     assert_eq!(manager.children().len(), 2, "workers and nobody else");
     assert!(!manager.children().contains(&warden));
     // A stopped one is no exception.

@@ -231,7 +231,7 @@ fn a_killed_manager_that_is_not_root_leaves_no_worker_that_has_become_root() {
     });
     manager.signal(Signal::SIGKILL);
     wait_gone(worker);
-    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {worker}"));
+    manager.wait_for_warden_to_tell_of(worker);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_killed_manager_leaves_nobody_where_little_of_proc_is_to_be_seen() {
     let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
     manager.signal(Signal::SIGKILL);
     wait_gone(own);
-    manager.wait_for_diagnostic(&format!("its warden has killed what was left: {own}"));
+    manager.wait_for_warden_to_tell_of(own);
 }
 
 #[test]

@@ -295,7 +295,7 @@ fn a_program_that_is_left_over_closes_nothing() {
         manager.wait_for_nth("event=worker_turned_away", 3);
         let all = manager.children();
         // Its warden would end them.
-        kill(Pid::from_raw(manager.warden().expect("a warden")), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(manager.warden()), Signal::SIGKILL).unwrap();
         manager.wait_for_diagnostic("the warden has ended");
         manager.signal(Signal::SIGKILL);
         eventually("the end of the manager", || (!is_alive(manager.pid())).then_some(()));

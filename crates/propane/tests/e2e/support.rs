@@ -224,9 +224,16 @@ impl Manager {
         children_of(self.pid())
     }
 
-    /// Its warden, if it lives.
-    pub(crate) fn warden(&self) -> Option<i32> {
-        warden_of(self.pid())
+    /// Waits until its warden says that it has killed a process, among others that the kernel may have been at.
+    pub(crate) fn wait_for_warden_to_tell_of(&self, pid: i32) {
+        let told = self.wait_for_diagnostic("its warden has killed what was left: ");
+        let pids = told.rsplit_once(": ").unwrap().1.split(", ");
+        assert!(pids.clone().any(|told| told == pid.to_string()), "{pid}: {told}");
+    }
+
+    /// Its warden, which is still being executed for a moment when the manager goes on.
+    pub(crate) fn warden(&self) -> i32 {
+        eventually("a warden", || warden_of(self.pid()))
     }
 
     /// Asks for a path, and returns the status and the body.
