@@ -36,7 +36,7 @@ use crate::spawn::Spawner;
 use crate::state::{State, StateFile};
 
 use spawning::Spawn;
-use turn::{Backlog, House};
+use turn::{Backlog, House, Judge};
 
 /// What the driver is set up with.
 pub(crate) struct Setup<'a> {
@@ -73,6 +73,7 @@ pub(crate) struct Driver {
     /// Whether others may have to get the new connections.
     must_steer: bool,
     house: House,
+    judge: Judge,
     epoch: Instant,
     state_file: StateFile,
     spawner: Spawner,
@@ -114,6 +115,7 @@ impl Driver {
             must_sweep: false,
             must_steer: false,
             house: House::default(),
+            judge: Judge::default(),
             epoch: Instant::now(),
             state_file: setup.state_file,
             spawner: setup.spawner,
@@ -212,7 +214,8 @@ impl Driver {
         self.look_for_drained();
         self.look_for_neglect();
         // Last, after every word that may have met a deadline.
-        if turn::may_judge(self.now(), self.core.poll_timeout(), took_all, self.backlog()) {
+        let (now, backlog) = (self.now(), self.backlog());
+        if self.judge.may_judge(now, self.core.poll_timeout(), took_all, backlog) {
             self.inbox.push_back(Event::TimePassed);
         }
         Ok(())

@@ -17,6 +17,10 @@ const SPAWN_TURN: Duration = Duration::from_millis(3);
 /// with all of them in it each time.
 const HOUSE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long deadlines may be put off by what is still to be heard: workers that talk without end must not keep others from
+/// being replaced or killed. Less than what the core takes for having overslept, which it forgives everybody.
+const PUT_OFF_MAX: Duration = Duration::from_millis(500);
+
 /// Whether one more worker may be started in a turn that has lasted this long. One always may: else a manager that has too
 /// much to hear would never start anybody.
 pub(super) fn spawns_go_on(made: usize, elapsed: Duration) -> bool {
@@ -41,10 +45,29 @@ impl Backlog {
     }
 }
 
-/// Whether deadlines may be judged after a wait: only when nothing waits to be heard, because a deadline must not be judged
-/// before a word that met it. `took_all` is whether the kernel had no more to tell than was taken.
-pub(super) fn may_judge(now: Time, due: Option<Time>, took_all: bool, backlog: Backlog) -> bool {
-    took_all && !backlog.deaths && due.is_some_and(|at| at <= now)
+/// Since when deadlines are over that were not judged.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    put_off_since: Option<Time>,
+}
+
+impl Judge {
+    /// Whether deadlines may be judged after a wait, which is taken as done: when nothing waits to be heard, because a
+    /// deadline must not be judged before a word that met it; and where there is no end of what there is to hear, when every
+    /// word that was there in time has long had its turn. `took_all` is whether the kernel had no more to tell than was
+    /// taken.
+    pub(super) fn may_judge(&mut self, now: Time, due: Option<Time>, took_all: bool, backlog: Backlog) -> bool {
+        if due.is_none_or(|at| at > now) {
+            self.put_off_since = None;
+            return false;
+        }
+        let heard_all = took_all && !backlog.deaths;
+        let may = heard_all || now.since(*self.put_off_since.get_or_insert(now)) >= PUT_OFF_MAX;
+        if may {
+            self.put_off_since = None;
+        }
+        may
+    }
 }
 
 /// How long to wait: until the first of what is `due`, or not at all while there is more to do.
@@ -116,7 +139,31 @@ mod tests {
             (Some(at(9)), true, DEADLINES, true),
         ];
         for (due, took_all, backlog, expected) in table {
-            assert_eq!(may_judge(at(10), due, took_all, backlog), expected, "{due:?} {took_all} {backlog:?}");
+            let may = Judge::default().may_judge(at(10), due, took_all, backlog);
+            assert_eq!(may, expected, "{due:?} {took_all} {backlog:?}");
+        }
+    }
+
+    #[test]
+    fn deadlines_are_judged_half_a_second_late_at_the_latest() {
+        const DUE: Option<Time> = Some(Time::from_micros(9_000));
+        const LATER: Option<Time> = Some(Time::from_micros(2_000_000));
+        let mut judge = Judge::default();
+        // The manager itself may come late to the first: only what it could have heard since then counts.
+        let table = [
+            (900, DUE, false, IDLE, false),
+            (901, DUE, false, DEATHS, false),
+            (1_399, DUE, true, DEATHS, false),
+            (1_400, DUE, false, IDLE, true),
+            (1_401, DUE, false, IDLE, false),
+            (1_402, DUE, true, IDLE, true),
+            (1_900, DUE, false, IDLE, false),
+            (1_901, LATER, false, IDLE, false),
+            (2_400, DUE, false, IDLE, false),
+            (2_900, DUE, false, IDLE, true),
+        ];
+        for (millis, due, took_all, backlog, expected) in table {
+            assert_eq!(judge.may_judge(at(millis), due, took_all, backlog), expected, "{millis} {due:?}");
         }
     }
 
