@@ -1,6 +1,6 @@
 //! The processes that the manager has started and not forgotten: the only place that knows pids.
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,7 +71,11 @@ impl Child {
     /// Whether a living process of its group is left. The kernel counts zombies too, and one whose parent has left the
     /// group would count for ever, so where it says yes, `/proc` is asked.
     fn group_alive(&self) -> bool {
-        killpg(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH) && procinfo::group_is_alive(self.pid)
+        self.group_exists() && procinfo::group_is_alive(self.pid)
+    }
+
+    fn group_exists(&self) -> bool {
+        killpg(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH)
     }
 
     /// A process that is gone cannot be signalled, and that is what was wanted: errors mean nothing here.
@@ -219,14 +223,17 @@ impl Children {
         self.reaped.contains(&worker)
     }
 
-    /// Dead children with living group members.
-    pub(crate) fn lingering(&self) -> impl Iterator<Item = WorkerId> {
-        self.lingering.iter().copied()
+    /// Whether dead children have left living group members.
+    pub(crate) fn any_lingers(&self) -> bool {
+        !self.lingering.is_empty()
     }
 
-    /// Whether the rest of a dead child's group is gone.
-    pub(crate) fn group_is_empty(&self, worker: WorkerId) -> bool {
-        self.by_id.get(&worker).is_some_and(|child| child.reaped && !child.group_alive())
+    /// Dead children of whose groups the rest is gone. `/proc` is read once for all of them.
+    pub(crate) fn emptied(&self) -> Vec<WorkerId> {
+        let living = LazyCell::new(procinfo::living_groups);
+        let is_empty = |child: &Child| !child.group_exists() || !living.contains(&child.pid);
+        let lingering = self.lingering.iter().copied();
+        lingering.filter(|worker| self.by_id.get(worker).is_some_and(is_empty)).collect()
     }
 
     /// Forgets dead children that nobody asks for any more. Returns whether there were any.

@@ -148,9 +148,18 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 
 /// Whether a process of a group is alive, zombies apart.
 pub(crate) fn group_is_alive(group: i32) -> bool {
+    groups().any(|living| living == group)
+}
+
+/// All groups with a living process.
+pub(crate) fn living_groups() -> BTreeSet<i32> {
+    groups().collect()
+}
+
+/// The groups of all living processes, one after the other.
+fn groups() -> impl Iterator<Item = i32> {
     let everybody = procfs::process::all_processes().into_iter().flatten().flatten();
-    let is_alive = |stat: &Stat| stat.pgrp == group && !is_dead(stat);
-    everybody.filter_map(|process| process.stat().ok()).any(|stat| is_alive(&stat))
+    everybody.filter_map(|process| process.stat().ok()).filter(|stat| !is_dead(stat)).map(|stat| stat.pgrp)
 }
 
 /// The descriptors of a process, by number. Fails where they may not be looked at: whoever may list them and not read them,
@@ -317,5 +326,7 @@ mod tests {
         assert!(sample.fd_count > 2 && sample.rss_kib > 100 && sample.fd_limit > 2, "{sample:?}");
         assert_eq!(identify(me), identify(me));
         assert!(family(me).contains(&me));
+        let group = kin(me).unwrap().group;
+        assert!(group_is_alive(group) && living_groups().contains(&group));
     }
 }

@@ -116,8 +116,7 @@ impl Driver {
     }
 
     pub(super) fn look_for_empty_groups(&mut self) {
-        let empty = self.children.lingering().filter(|worker| self.children.group_is_empty(*worker));
-        self.inbox.extend(empty.map(|worker| Event::GroupEmptied { worker }));
+        self.inbox.extend(self.children.emptied().into_iter().map(|worker| Event::GroupEmptied { worker }));
     }
 }
 

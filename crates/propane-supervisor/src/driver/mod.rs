@@ -228,7 +228,7 @@ impl Driver {
 
     fn timeout(&self) -> Option<Duration> {
         let boots = self.steers && !self.readiness.is_idle();
-        let lingers = self.children.lingering().next().is_some();
+        let lingers = self.children.any_lingers();
         let due = [
             self.core.poll_timeout(),
             self.readiness.next_look(),
