@@ -409,7 +409,7 @@ impl<'a> Prepared<'a> {
             let mut empty = std::mem::zeroed::<libc::sigset_t>();
             libc::sigemptyset(&raw mut empty);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut());
-            libc::execve(self.child.program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+            execve(&self.child.program, &self.argv, &self.env);
         }
         Err(Step::Exec)
     }
@@ -476,7 +476,7 @@ impl<'a> PreparedOrphan<'a> {
             }
             close_from(GIFT_FD + 1, 0)?;
             // The mask stays full.
-            libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+            execve(self.program, &self.argv, &self.env);
         }
         Err(Step::Exec)
     }
@@ -539,6 +539,16 @@ fn reset_dispositions(changed: &[libc::c_int]) {
 unsafe fn sigaction(signal: libc::c_int, new: *const u64, old: *mut u64) {
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIGNAL_SET_BYTES) };
+}
+
+/// Executes a program. Returns only if that failed. A raw call, because a preloaded library that logs what is executed puts
+/// more on the stack than is there.
+///
+/// # Safety
+/// As for `execve(2)`: both arrays end with a null pointer.
+unsafe fn execve(program: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_execve, program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
 }
 
 /// Closes all descriptors from `first` on.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{App, children_of, eventually, wait_gone, warden_of};
+use crate::peers::has;
+use crate::support::{App, Manager, children_of, eventually, wait_gone, warden_of};
 
 /// Half a second is promised; a busy machine may take longer to let anybody run at all.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -294,5 +295,31 @@ fn descriptor_pressure_is_reported_and_the_worker_recycled() {
     let start = manager.wait_for("reason=respawn_after_fd_pressure");
     let stop = manager.wait_for("reason=fd_pressure_retire");
     assert_ne!(crate::support::pid_in(&start), crate::support::pid_in(&stop));
+    manager.stop();
+}
+
+/// What logs every program that is executed, from `/etc/ld.so.preload` say, may need more stack than a child has.
+#[test]
+fn a_preloaded_library_that_wraps_execve_breaks_nothing() {
+    if !has("cc") {
+        return;
+    }
+    let app = App::new("propaneAccessories = { workerCount = 2; };");
+    app.write(
+        "wrap.c",
+        "#include <string.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
+         int execve(const char *path, char *const argv[], char *const env[]) {\n\
+         volatile char line[65536];\n\
+         memset((char *)line, 65, sizeof line);\n\
+         return syscall(SYS_execve, path, argv, env);\n}\n",
+    );
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-o", "wrap.so", "wrap.c"]).current_dir(app.root()).status();
+    assert!(built.unwrap().success());
+    let mut command = app.command(&[]);
+    command.env("LD_PRELOAD", app.path("wrap.so"));
+    let manager = Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    assert!(manager.reload(1).contains("manager_reload_completed"));
     manager.stop();
 }
