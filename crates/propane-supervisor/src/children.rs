@@ -20,6 +20,10 @@ use crate::program;
 use crate::reaper;
 use crate::spawn::{self, CStrings, Spawner, c_string};
 
+/// How many dead workers' sockets wait to be closed. Where many die at once they are closed on the way: each takes as long
+/// as a system call or two, and a thousand would hold up a signal.
+const ESTATE_MAX: usize = 4;
+
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -191,6 +195,9 @@ impl Children {
         let child = self.by_id.get_mut(&worker).filter(|child| !child.reaped)?;
         let status = reaper::reap(child.pidfd.as_fd())?;
         child.reaped = true;
+        if self.estate.len() >= ESTATE_MAX {
+            self.estate.clear();
+        }
         self.estate.extend(child.notify.take());
         self.by_pid.remove(&child.pid);
         self.reaped.insert(worker);

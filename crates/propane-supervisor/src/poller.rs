@@ -12,7 +12,7 @@ use rustix::time::{
 
 /// How many ready descriptors one wait reports; the rest come with the next. Few, because each may be a death, which takes
 /// a quarter of a millisecond beside a thousand workers, and a signal is not to wait for more than that.
-pub(crate) const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 8;
 
 /// What has become readable. Names rather than descriptors, because a number can be taken by another file before its
 /// last event is read.

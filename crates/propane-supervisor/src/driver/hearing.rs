@@ -9,9 +9,9 @@ use crate::warden::WITHOUT_WARDEN;
 
 use super::Driver;
 
-/// How many words of a dead worker are read: more than were ever waiting, and an end to a descendant's that goes on
-/// talking.
-const LAST_WORDS_MAX: usize = 64;
+/// How many words of a dead worker are read: more than a queue is ever allowed to hold (`unix(7)`, `max_dgram_qlen`: 10, or
+/// 512 where systemd has its way), and an end to a descendant's that goes on talking.
+const LAST_WORDS_MAX: usize = 1024;
 
 impl Driver {
     /// Takes in what a wait has brought.

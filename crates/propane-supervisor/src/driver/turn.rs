@@ -11,7 +11,7 @@ const LINGER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long spawns may go on before the world is looked at again: a signal waits no longer than this and one spawn, however
 /// many workers are to be started.
-const SPAWN_TURN: Duration = Duration::from_millis(3);
+const SPAWN_TURN: Duration = Duration::from_millis(2);
 
 /// How long what nobody waits for may be put off while a crowd of workers is being started. The state file is written then,
 /// with all of them in it each time.
@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn spawns_have_three_milliseconds_and_one_is_always_made() {
+    fn spawns_have_two_milliseconds_and_one_is_always_made() {
         let table =
-            [(0, 0, true), (0, 900_000, true), (1, 0, true), (9, 2_999, true), (1, 3_000, false), (9, 9_999, false)];
+            [(0, 0, true), (0, 900_000, true), (1, 0, true), (9, 1_999, true), (1, 2_000, false), (9, 9_999, false)];
         for (made, micros, expected) in table {
             assert_eq!(spawns_go_on(made, Duration::from_micros(micros)), expected, "{made} {micros}");
         }
