@@ -14,6 +14,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -22,6 +23,7 @@ use nix::sched::{CloneFlags, clone};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Pid, dup3};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use crate::procinfo::{self, ProcessId};
 
@@ -34,8 +36,42 @@ pub(crate) const GIFT_FD: RawFd = 3;
 /// Where a child looks for the room to write its own pid into.
 const LISTEN_PID_ROOM: &[u8] = b"LISTEN_PID=0000000000";
 
-/// Enough for the calls below, none of which recurses: the deepest is execve, which needs no user stack.
-const STACK_BYTES: usize = 16 * 1024;
+/// Enough for the calls below, none of which recurses, also where a preloaded library has put itself before one of them.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// What lies below a stack: a multiple of every page size that Linux has on the machines that Rust runs on.
+const GUARD_BYTES: usize = 64 * 1024;
+
+/// What a child runs on until it execs. Below it lies memory that nobody may touch: a call that goes too deep ends the
+/// child, and spoils nothing of the manager's. Only what is used of it takes memory.
+#[derive(Debug)]
+struct Stack {
+    base: NonNull<libc::c_void>,
+}
+
+impl Stack {
+    fn new() -> io::Result<Self> {
+        let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: new memory, at a place of the kernel's choice.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), GUARD_BYTES + STACK_BYTES, access, kind) }?;
+        let stack = Self { base: NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)? };
+        // SAFETY: the lower part of that memory, which nobody uses yet.
+        unsafe { mprotect(base, GUARD_BYTES, MprotectFlags::empty()) }?;
+        Ok(stack)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the upper part of memory that is this value's alone, is all zero at first, and lasts as long as it.
+        unsafe { std::slice::from_raw_parts_mut(self.base.cast().add(GUARD_BYTES).as_ptr(), STACK_BYTES) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: what `new` has mapped; nothing borrows it any more. It cannot fail.
+        let _ = unsafe { munmap(self.base.as_ptr(), GUARD_BYTES + STACK_BYTES) };
+    }
+}
 
 /// As whom a worker runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,8 +213,7 @@ pub(crate) struct Spawner {
     fd_soft_limit: Option<u64>,
     /// By what they and all that descends from them is known to be this manager's.
     mark: Option<u64>,
-    /// What a child runs on until it execs.
-    stack: Vec<u8>,
+    stack: Stack,
     /// The signals that are caught or ignored here, looked up at the first spawn: nothing changes them after that.
     changed_signals: Option<Vec<libc::c_int>>,
 }
@@ -190,7 +225,7 @@ impl Spawner {
         let fd_soft_limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         let stdin = File::open("/dev/null")?;
         let seat = stdin.try_clone()?.into();
-        Ok(Self { stdin, seat, fd_soft_limit, mark, stack: vec![0; STACK_BYTES], changed_signals: None })
+        Ok(Self { stdin, seat, fd_soft_limit, mark, stack: Stack::new()?, changed_signals: None })
     }
 
     /// Starts the process and returns its pid. It leads a process group of its own, has default signal dispositions and
@@ -204,7 +239,7 @@ impl Spawner {
         }
         let has_listener = child.listener.is_some();
         let changed_signals = self.changed_signals.get_or_insert_with(changed_signals).clone();
-        let spawned = start(Prepared::new(self, child, changed_signals), &mut self.stack);
+        let spawned = start(Prepared::new(self, child, changed_signals), self.stack.bytes());
         if has_listener {
             // A listener that lingered here would outlive its slot.
             dup3(&self.stdin, &mut self.seat, OFlag::O_CLOEXEC).map_err(failed)?;
@@ -214,10 +249,10 @@ impl Spawner {
 
     /// Starts an orphan and returns its pidfd.
     pub(crate) fn spawn_orphan(&mut self, orphan: &Orphan<'_>) -> Result<OwnedFd, Failure> {
-        let mut stack = vec![0u8; STACK_BYTES];
-        let mut prepared = PreparedOrphan::new(self, orphan, &mut stack);
+        let mut stack = Stack::new().map_err(|error| Failure { step: Step::Clone, error })?;
+        let mut prepared = PreparedOrphan::new(self, orphan, stack.bytes());
         // SAFETY: see `run_in_between`, which keeps to what is asked for.
-        let between = unsafe { clone_apart(&mut self.stack, || prepared.run_in_between()) }?;
+        let between = unsafe { clone_apart(self.stack.bytes(), || prepared.run_in_between()) }?;
         // It ends as soon as the orphan has execed, and nobody else reaps.
         crate::reaper::discard(between.as_raw());
         prepared.outcome()

@@ -78,7 +78,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let received = Received::take(&inputs.env)?;
-    let mut spawner = Spawner::new().map_err(system("cannot open /dev/null"))?;
+    let mut spawner = Spawner::new().map_err(system("cannot get ready to start workers"))?;
     let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
     if let Some(parent) = run.pid_file.parent() {
         // Where it cannot be made, locking the file says why.
