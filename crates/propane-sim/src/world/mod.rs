@@ -160,12 +160,20 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Until the driver does something again. The workers go on meanwhile.
+    fn wake(&mut self) -> Result<(), Violation> {
+        self.run_until(self.awake_at)
+    }
+
     /// A reload in which nothing goes wrong succeeds.
     fn reload_at_last(&mut self) -> Result<(), Violation> {
-        if self.checker.has_exited() || !self.plan.last_reload {
+        if !self.plan.last_reload {
             return Ok(());
         }
-        self.now = self.now.max(self.awake_at);
+        self.wake()?;
+        if self.checker.has_exited() {
+            return Ok(());
+        }
         self.feed(&Event::ReloadRequested)?;
         self.settle()?;
         self.checker.has_reloaded()
@@ -187,10 +195,10 @@ impl<'a> World<'a> {
     }
 
     fn stop(&mut self) -> Result<(), Violation> {
+        self.wake()?;
         if self.checker.has_exited() {
             return Ok(());
         }
-        self.now = self.now.max(self.awake_at);
         self.feed(&Event::StopRequested { signal: StopSignal::Term })?;
         if let Some((after, signal)) = self.plan.hurry {
             self.agenda.add(self.now + after, Happening::Deed(Deed::Stop(signal)));
