@@ -1,7 +1,6 @@
 //! Who gets new connections: those who serve, and not those who leave.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use propane_core::{Event, WorkerId};
 
@@ -22,12 +21,9 @@ impl Driver {
         }
         let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
         let reachable = reachable(self.core.serving_workers(), |worker| self.children.is_dead(worker), asked);
-        tell_of_refusal(self.sockets.steer(reachable));
-    }
-
-    /// Looks whether what was steered by is true.
-    pub(super) fn verify_steering(&mut self) {
-        tell_of_refusal(self.sockets.verify());
+        if let Err(error) = self.sockets.steer(reachable) {
+            tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
+        }
     }
 
     /// Has new connections go to others than a worker that leaves.
@@ -132,12 +128,6 @@ impl Driver {
         }
         self.must_steer = true;
         self.steer();
-    }
-}
-
-fn tell_of_refusal(steered: io::Result<()>) {
-    if let Err(error) = steered {
-        tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
     }
 }
 

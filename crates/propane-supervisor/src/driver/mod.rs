@@ -244,7 +244,6 @@ impl Driver {
     fn keep_house(&mut self) {
         if self.house.is_due(self.now(), self.backlog()) {
             self.children.settle_estate();
-            self.verify_steering();
             let directory = self.notify.as_ref().map(NotifyDirectory::path);
             let state = || State::new(directory.map(ToOwned::to_owned), self.children.process_ids());
             self.state_file.save_if_stale(state);

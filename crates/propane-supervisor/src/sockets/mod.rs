@@ -248,14 +248,6 @@ impl Sockets {
         matches!(self.held, Held::Slots(_))
     }
 
-    /// Looks whether what was steered by is true, where that is not sure.
-    pub(crate) fn verify(&mut self) -> io::Result<()> {
-        match &mut self.held {
-            Held::Slots(slots) => slots.verify(),
-            Held::Shared { .. } | Held::Reserved { .. } => Ok(()),
-        }
-    }
-
     /// Whether one more socket can be bound beside whoever listens, which is what copies of a worker need.
     pub(crate) fn can_be_shared(&self) -> bool {
         let taken = |address| bind(address, true).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);

@@ -49,8 +49,6 @@ pub(super) struct Slots {
     /// Who gets new connections; `None` while the kernel's own hash decides, or where it lets nobody else.
     served: Option<BTreeSet<u32>>,
     refused: bool,
-    /// Whether the program in force goes by a look that may be too old.
-    is_unsure: bool,
     looked_at: Option<Instant>,
 }
 
@@ -157,31 +155,14 @@ impl Slots {
         self.group.observe(&members);
     }
 
-    /// Gives new connections to `served` slots only; to all where none is served. Goes by what is known: see
-    /// [`Slots::verify`].
+    /// Gives new connections to `served` slots only; to all where none is served.
     pub(super) fn steer(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
         if self.refused || self.served.as_ref() == Some(&served) {
             return Ok(());
         }
-        self.is_unsure = true;
-        self.put_in_force(served)
-    }
-
-    /// Looks whether the group is what it was taken for, once nobody waits for anything else.
-    pub(super) fn verify(&mut self) -> io::Result<()> {
-        let is_old = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
-        if !std::mem::take(&mut self.is_unsure) || !is_old {
-            return Ok(());
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+            self.observe();
         }
-        let before = self.group.clone();
-        self.observe();
-        match self.served.take_if(|_| self.group != before) {
-            Some(served) if !self.refused => self.put_in_force(served),
-            _ => Ok(()),
-        }
-    }
-
-    fn put_in_force(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
         let attached = self.attach(&served);
         self.refused = attached.is_err();
         self.served = Some(served);
