@@ -19,11 +19,15 @@ const QUIET_LOOKS: u32 = 3;
 /// How long a handshake from before is waited for: after two repetitions the client is not there.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// What the kernel's answer about the age of a handshake may be short of: it counts ticks of its clock, of which the
+/// slowest has a hundred a second.
+const TICK: Duration = Duration::from_millis(10);
+
 /// The handshakes on a port, asked for once a look.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     port: u16,
-    oldest: OnceCell<Duration>,
+    oldest: OnceCell<Option<Duration>>,
 }
 
 impl Handshakes {
@@ -33,8 +37,8 @@ impl Handshakes {
 
     /// Whether one may be left from before the last `settled`.
     fn are_left(&self, settled: Duration) -> bool {
-        let oldest = || sockdiag::oldest_handshake(self.port).ok().flatten().unwrap_or_default();
-        settled < HANDSHAKE_PATIENCE && *self.oldest.get_or_init(oldest) >= settled
+        let oldest = || sockdiag::oldest_handshake(self.port).ok().flatten();
+        settled < HANDSHAKE_PATIENCE && self.oldest.get_or_init(oldest).is_some_and(|oldest| oldest + TICK >= settled)
     }
 }
 
@@ -88,7 +92,8 @@ pub(crate) fn rested(began: Time, ended: Time) -> Time {
 #[derive(Debug)]
 struct LeavingSlot {
     inode: u64,
-    since: Time,
+    /// Since when nobody new is sent there, once that is so.
+    since: Option<Time>,
     waited: Option<u32>,
     queue: Queue,
 }
@@ -111,10 +116,18 @@ impl LeavingSlots {
         self.next_look
     }
 
-    /// New connections go to other slots from now on.
-    pub(crate) fn add(&mut self, now: Time, worker: WorkerId, inode: u64) {
-        self.by_worker.insert(worker, LeavingSlot { inode, since: now, waited: None, queue: Queue::default() });
-        self.next_look = Some(now);
+    /// New connections are to go to other slots.
+    pub(crate) fn add(&mut self, worker: WorkerId, inode: u64) {
+        self.by_worker.insert(worker, LeavingSlot { inode, since: None, waited: None, queue: Queue::default() });
+    }
+
+    /// From now on they do. It is not taken for so before: whoever comes between the decision and the kernel's knowing of
+    /// it is still sent there.
+    pub(crate) fn turned_away(&mut self, now: Time) {
+        for slot in self.by_worker.values_mut().filter(|slot| slot.since.is_none()) {
+            slot.since = Some(now);
+            self.next_look = Some(now);
+        }
     }
 
     /// A worker was told, or is gone.
@@ -137,7 +150,7 @@ impl LeavingSlots {
         for (worker, _) in &empty {
             self.forget(*worker);
         }
-        let since = self.by_worker.values().map(|slot| slot.since).min();
+        let since = self.by_worker.values().filter_map(|slot| slot.since).min();
         self.next_look = since.map(|since| now + interval(now.since(since)));
         empty
     }
@@ -145,9 +158,10 @@ impl LeavingSlots {
 
 impl LeavingSlot {
     fn is_empty(&mut self, now: Time, listeners: &[Listener], handshakes: &Handshakes) -> bool {
+        let Some(since) = self.since else { return false };
         let Some(queued) = listeners.iter().find(|it| it.inode == self.inode).map(|it| it.queued) else { return false };
         self.waited.get_or_insert(queued);
-        self.queue.look(now.since(self.since), queued > 0, handshakes) == Seen::Empty
+        self.queue.look(now.since(since), queued > 0, handshakes) == Seen::Empty
     }
 }
 
@@ -162,8 +176,7 @@ mod tests {
     #[test]
     fn a_queue_is_empty_after_the_grace_and_three_looks_in_a_row() {
         use Seen::{Empty, Leaking, Waiting};
-        // A port without handshakes.
-        let handshakes = Handshakes { port: 0, oldest: OnceCell::from(ms(0)) };
+        let handshakes = Handshakes { port: 0, oldest: OnceCell::from(None) };
         let looks = [
             (0, false, Waiting),
             (29, false, Waiting),
@@ -189,9 +202,19 @@ mod tests {
 
     #[test]
     fn a_handshake_from_before_is_waited_for_and_not_for_ever() {
-        for (oldest, settled, left) in [(10, 50, false), (50, 50, true), (900, 50, true), (9_000, 3_000, false)] {
-            let handshakes = Handshakes { port: 0, oldest: OnceCell::from(ms(oldest)) };
-            assert_eq!(handshakes.are_left(ms(settled)), left, "{oldest} {settled}");
+        let table = [
+            (None, 50, false),
+            (Some(10), 50, false),
+            (Some(39), 50, false),
+            // One that began then may be told to be a tick younger.
+            (Some(40), 50, true),
+            (Some(50), 50, true),
+            (Some(900), 50, true),
+            (Some(9_000), 3_000, false),
+        ];
+        for (oldest, settled, left) in table {
+            let handshakes = Handshakes { port: 0, oldest: OnceCell::from(oldest.map(ms)) };
+            assert_eq!(handshakes.are_left(ms(settled)), left, "{oldest:?} {settled}");
         }
     }
 

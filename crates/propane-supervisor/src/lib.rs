@@ -4,6 +4,7 @@
 //! command lines, and then only carries events to the core and performs its actions.
 
 mod children;
+mod clock;
 mod collision;
 mod diagnostics;
 mod drain;

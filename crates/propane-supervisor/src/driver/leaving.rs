@@ -24,15 +24,15 @@ impl Driver {
         if let Err(error) = self.sockets.steer(reachable) {
             tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
         }
+        self.leaving_slots.turned_away(self.now());
     }
 
     /// Has new connections go to others than a worker that leaves.
     pub(super) fn turn_away(&mut self, worker: WorkerId) {
-        let now = self.now();
         match self.sockets.inode(self.children.facts(worker).slot) {
             // What is not served is not given any, from the end of this round on.
-            Some(inode) => self.leaving_slots.add(now, worker, inode),
-            None => self.retirement.turn_away(now, worker),
+            Some(inode) => self.leaving_slots.add(worker, inode),
+            None => self.retirement.turn_away(self.now(), worker),
         }
     }
 

@@ -13,12 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use propane_config::Strategy;
 use propane_core::{Action, Event, Generation, ShutdownCause, Supervisor, Time, WorkerId};
 
 use crate::children::Children;
+use crate::clock::Clock;
 use crate::drain::LeavingSlots;
 use crate::journal::Journal;
 use crate::memory;
@@ -74,7 +75,7 @@ pub(crate) struct Driver {
     must_steer: bool,
     house: House,
     judge: Judge,
-    epoch: Instant,
+    clock: Clock,
     state_file: StateFile,
     spawner: Spawner,
     collision_told: bool,
@@ -97,7 +98,7 @@ impl Driver {
         if let Some(end) = setup.warden_end {
             poller.add_once(end, Token::Warden)?;
         }
-        let port = setup.sockets.address().port();
+        let (port, clock) = (setup.sockets.address().port(), Clock::start());
         Ok(Self {
             steers: setup.plan.strategy == Strategy::Steer,
             core: Supervisor::new(setup.plan.policy.clone(), seed()),
@@ -116,13 +117,13 @@ impl Driver {
             must_steer: false,
             house: House::default(),
             judge: Judge::default(),
-            epoch: Instant::now(),
+            clock,
             state_file: setup.state_file,
             spawner: setup.spawner,
             collision_told: false,
             neglect: Neglect::default(),
             leaving_slots: LeavingSlots::new(port),
-            retirement: Retirement::new(port),
+            retirement: Retirement::new(port, clock),
             has_grown: false,
             exit: None,
         })
@@ -147,7 +148,7 @@ impl Driver {
     }
 
     fn now(&self) -> Time {
-        Time::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
     /// Hands every event to the core and performs what it asks for; spawns are put in a queue.

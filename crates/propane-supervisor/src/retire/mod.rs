@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use propane_core::{Time, WorkerId};
 
+use crate::clock::Clock;
 use crate::drain::{Queue, interval, rested};
 use crate::sockdiag::{self, GroupKey, Listener};
 use crate::{procinfo, steering};
@@ -78,6 +79,7 @@ struct Leaving {
 #[derive(Debug)]
 pub(crate) struct Retirement {
     port: u16,
+    clock: Clock,
     groups: BTreeMap<GroupKey, Steered>,
     holders: BTreeMap<u64, Holder>,
     leaving: BTreeMap<WorkerId, Leaving>,
@@ -91,9 +93,10 @@ pub(crate) struct Retirement {
 }
 
 impl Retirement {
-    pub(crate) fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16, clock: Clock) -> Self {
         Self {
             port,
+            clock,
             groups: BTreeMap::new(),
             holders: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -218,11 +221,11 @@ impl Retirement {
         self.observe();
         if let Some(leaving) = self.leaving.remove(&worker) {
             for (inode, socket) in leaving.held {
-                self.release(now, inode, socket, members);
+                self.release(inode, socket, members);
             }
         }
         if !self.leaving.is_empty() {
-            self.steer(now, members);
+            self.steer(members);
             self.next_look = Some(now);
         } else if self.groups.values().any(|steered| steered.program.is_some()) {
             self.let_go(members);
@@ -251,7 +254,7 @@ impl Retirement {
         if let Err(refusal) = self.hold() {
             return vec![Verdict::Refused(refusal)];
         }
-        self.steer(now, members);
+        self.steer(members);
         let verdicts = self.judge(now, members, &listeners);
         let draining = self.leaving.values().filter(|leaving| !leaving.is_told).map(|leaving| leaving.since).min();
         self.next_look = draining.map(|since| now + interval(now.since(since)));

@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use propane_core::Time;
-
 use crate::sockdiag::{self, GroupKey};
 use crate::steering;
 
@@ -14,10 +12,10 @@ use super::{Member, Retirement};
 
 impl Retirement {
     /// Has every group from which somebody leaves give new connections to those who stay.
-    pub(super) fn steer(&mut self, now: Time, members: &[Member]) {
+    pub(super) fn steer(&mut self, members: &[Member]) {
         let keys: Vec<GroupKey> = self.groups.keys().copied().collect();
         for key in keys {
-            let obstacle = self.steer_group(now, key, members).err();
+            let obstacle = self.steer_group(key, members).err();
             if obstacle.is_some() {
                 self.leave_to_the_hash(key, members);
             }
@@ -28,13 +26,19 @@ impl Retirement {
     }
 
     /// Fails where new connections cannot be kept from those who leave.
-    fn steer_group(&mut self, now: Time, key: GroupKey, members: &[Member]) -> Result<(), Obstacle> {
-        let Some(steered) = self.groups.get_mut(&key) else { return Ok(()) };
-        steered.settle(now);
-        let Some(places) = self.groups[&key].wanted(|inode| self.standing(inode, members))? else { return Ok(()) };
-        self.attach(key, &places, members).map_err(|_| Obstacle::Refused)?;
+    fn steer_group(&mut self, key: GroupKey, members: &[Member]) -> Result<(), Obstacle> {
+        let Some(steered) = self.groups.get(&key) else { return Ok(()) };
+        let wanted = steered.wanted(|inode| self.standing(inode, members))?;
+        if let Some(places) = &wanted {
+            self.attach(key, places, members).map_err(|_| Obstacle::Refused)?;
+        }
+        // Whoever came before the kernel knew of it may have been sent anywhere.
+        let now = self.clock.now();
         if let Some(steered) = self.groups.get_mut(&key) {
-            steered.put_in_force(now, places);
+            steered.settle(now);
+            if let Some(places) = wanted {
+                steered.put_in_force(now, places);
+            }
         }
         Ok(())
     }
@@ -62,14 +66,14 @@ impl Retirement {
     }
 
     /// Lets a listener leave its group. The last of the group will stand in its place.
-    pub(super) fn release(&mut self, now: Time, inode: u64, socket: OwnedFd, members: &[Member]) {
+    pub(super) fn release(&mut self, inode: u64, socket: OwnedFd, members: &[Member]) {
         let found = self.groups.iter().find(|(_, steered)| steered.group.members().contains(&inode));
         let Some((key, steered)) = found.map(|(key, steered)| (*key, steered)) else { return };
         if let Some(steady) = steered.steady(|inode| self.standing(inode, members)) {
             // A member of the group as any other, until it is dropped.
             let attached = steering::attach(&socket, &steady.places);
             if let (Ok(()), Some(steered)) = (attached, self.groups.get_mut(&key)) {
-                steered.adapt(now, steady);
+                steered.adapt(steady);
             }
         }
         drop(socket);

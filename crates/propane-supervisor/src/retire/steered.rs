@@ -11,8 +11,8 @@ pub(super) struct Steered {
     pub(super) program: Option<Program>,
     /// Why there is none, where there should be one.
     pub(super) obstacle: Option<Obstacle>,
-    /// Whether somebody has left unasked: then the program has named a place out of range for a moment, and anybody may
-    /// have been given a connection.
+    /// Whether the program has named a place out of range for a moment, because somebody has left unasked or no other place
+    /// was to be had: then anybody may have been given a connection.
     is_disturbed: bool,
 }
 
@@ -110,10 +110,10 @@ impl Steered {
     }
 
     /// The program in force names other places now.
-    pub(super) fn adapt(&mut self, now: Time, steady: Steady) {
+    pub(super) fn adapt(&mut self, steady: Steady) {
+        self.is_disturbed |= steady.is_gap;
         if let Some(program) = &mut self.program {
             program.places = steady.places;
-            program.since = if steady.is_gap { now } else { program.since };
         }
     }
 
@@ -202,7 +202,8 @@ mod tests {
             let mut steered = steered(standings, Some(&[0]));
             let steady = steered.steady(of(standings)).unwrap();
             assert_eq!(steady.places, places, "{standings:?}");
-            steered.adapt(at(9), steady);
+            steered.adapt(steady);
+            steered.settle(at(9));
             assert_eq!(steered.program.unwrap().since == at(9), is_young, "{standings:?}");
         }
         assert_eq!(steered(&[Stays, Leaves], None).steady(of(&[Stays, Leaves])), None);
