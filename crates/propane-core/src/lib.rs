@@ -34,7 +34,9 @@ mod worker;
 pub use action::{Action, Signal};
 pub use event::{Event, ExitStatus, Generation, Proof, Role, Sample, SpawnError, StopSignal, WorkerId};
 pub use policy::{FdLimits, Policy, RespawnMode, TurnAway};
-pub use report::{FdSeverity, RecycleReason, ReloadFailure, Report, ShutdownCause, StartReason, StopReason};
+pub use report::{
+    FdSeverity, RecycleReason, ReloadCause, ReloadFailure, Report, ShutdownCause, StartReason, StopReason,
+};
 pub use supervisor::{Phase, SlotStatus, Status, Supervisor};
 pub use time::Time;
 pub use worker::{Doom, State, Worker, fd_usage_percent};

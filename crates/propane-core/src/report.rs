@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{ExitStatus, Generation, Proof, Role, Sample, StopSignal, WorkerId};
 
+/// Who asks for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReloadCause {
+    /// HUP.
+    Hup,
+    /// Nobody: a worker has ended the socket that all workers hold, and only new ones get the one in its place.
+    SocketRenewed,
+}
+
 /// Why a worker was replaced while it was well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecycleReason {
@@ -316,8 +325,11 @@ pub enum Report {
         /// What went wrong.
         failure: ReloadFailure,
     },
-    /// HUP arrived.
-    ReloadRequested,
+    /// A reload is wanted.
+    ReloadRequested {
+        /// Who wants it.
+        cause: ReloadCause,
+    },
     /// A reload begins.
     ReloadStarted {
         /// Its generation.

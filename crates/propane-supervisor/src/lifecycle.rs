@@ -5,9 +5,12 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use propane_core::{
-    ExitStatus, FdSeverity, RecycleReason, ReloadFailure, Report, Role, Sample, ShutdownCause, StopReason, StopSignal,
-    WorkerId, fd_usage_percent,
+    ExitStatus, FdSeverity, RecycleReason, ReloadCause, ReloadFailure, Report, Role, Sample, ShutdownCause, StopReason,
+    StopSignal, WorkerId, fd_usage_percent,
 };
+
+/// What stands in a signal's place where nobody sent one.
+const INTERNAL: &str = "internal";
 
 /// What a report does not know of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,7 +264,13 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
             Report::ManagerReady { workers, after } => {
                 self.line("manager_ready").field("worker_count", workers).millis("after_ms", *after)
             }
-            Report::ReloadRequested => self.line("manager_reload_requested").field("signal", "HUP"),
+            Report::ReloadRequested { cause } => {
+                let line = self.line("manager_reload_requested");
+                match cause {
+                    ReloadCause::Hup => line.field("signal", "HUP"),
+                    ReloadCause::SocketRenewed => line.field("signal", INTERNAL).field("reason", "socket_renewed"),
+                }
+            }
             Report::ReloadStarted { generation, workers, job_workers } => self
                 .line("manager_reload_started")
                 .field("generation", generation)
@@ -321,7 +330,7 @@ fn shutdown_signal(cause: ShutdownCause) -> &'static str {
         ShutdownCause::Signal(StopSignal::Term) => "TERM",
         ShutdownCause::Signal(StopSignal::Int) => "INT",
         ShutdownCause::Signal(StopSignal::Quit) => "QUIT",
-        _ => "internal",
+        _ => INTERNAL,
     }
 }
 
@@ -442,7 +451,8 @@ mod tests {
         let shutdown = |cause, exit_status| Report::ShutdownRequested { cause, exit_status };
         vec![
             Report::ManagerReady { workers: 4, after: second },
-            Report::ReloadRequested,
+            Report::ReloadRequested { cause: ReloadCause::Hup },
+            Report::ReloadRequested { cause: ReloadCause::SocketRenewed },
             Report::ReloadStarted { generation: 2, workers: 4, job_workers: 1 },
             Report::ReloadCompleted { generation: 2, workers: 4, job_workers: 1, after: second, killed: 0, cut: 0 },
             failed(ReloadFailure::Configuration, 0),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::action::{Action, Signal};
 use crate::event::{Event, ExitStatus, Generation, Proof, Role, WorkerId};
 use crate::policy::Policy;
-use crate::report::{RecycleReason, Report, StartReason, StopReason};
+use crate::report::{RecycleReason, ReloadCause, Report, StartReason, StopReason};
 use crate::restart;
 use crate::rng::Rng;
 use crate::time::Time;
@@ -228,8 +228,9 @@ impl Supervisor {
             Event::ConnectionsCut { worker, count } => self.connections_cut(worker, count),
             Event::Sampled { worker, sample } => self.sampled(worker, sample),
             Event::StopRequested { signal } => self.stop_requested(now, signal),
+            Event::ReloadRequested => self.reload_requested(now, ReloadCause::Hup),
             // Workers that hold a socket to which nobody can connect are replaced.
-            Event::ReloadRequested | Event::SocketRenewed => self.reload_requested(now),
+            Event::SocketRenewed => self.reload_requested(now, ReloadCause::SocketRenewed),
             Event::ConfigurationLoaded { policy } => self.configuration_loaded(now, *policy),
             Event::ConfigurationRefused => self.configuration_refused(),
             Event::ScaleUpRequested => self.resize_requested(Resize::up),

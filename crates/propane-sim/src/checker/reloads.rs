@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use propane_core::{Action, Event, Generation, ReloadFailure, Report, Role, StopReason, Time, TurnAway};
+use propane_core::{Action, Event, Generation, ReloadCause, ReloadFailure, Report, Role, StopReason, Time, TurnAway};
 
 use crate::coverage::Step;
 
@@ -26,12 +26,11 @@ struct Reload {
 
 /// The rules about reloads.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(crate) struct Reloads {
     last: Generation,
     requested: bool,
-    /// A HUP whose report has to come in this step.
-    unreported: bool,
+    /// Who has asked for a reload, which has to be reported in this step.
+    unreported: Option<ReloadCause>,
     loading: Option<Generation>,
     reload: Option<Reload>,
     /// The last one that was completed.
@@ -48,7 +47,7 @@ impl Reloads {
         Self {
             last: 0,
             requested: false,
-            unreported: false,
+            unreported: None,
             loading: None,
             reload: None,
             completed: 0,
@@ -65,7 +64,7 @@ impl Reloads {
 
     /// After a step.
     pub(crate) fn finish(&self) -> Result<(), Violation> {
-        ensure(!self.unreported, Rule::HupReported, || "nobody was told".to_owned())
+        ensure(self.unreported.is_none(), Rule::ReloadRequestReported, || "nobody was told".to_owned())
     }
 
     /// How far the reload under way is, if there is one.
@@ -93,12 +92,15 @@ impl Reloads {
 
     pub(crate) fn event(&mut self, event: &Event, booted: bool) {
         match event {
-            Event::ReloadRequested | Event::SocketRenewed if !self.stopping && booted => {
-                (self.requested, self.unreported) = (true, true);
-            }
+            Event::ReloadRequested if !self.stopping && booted => self.ask(ReloadCause::Hup),
+            Event::SocketRenewed if !self.stopping && booted => self.ask(ReloadCause::SocketRenewed),
             Event::StopRequested { .. } => self.stop(),
             _ => {}
         }
+    }
+
+    fn ask(&mut self, cause: ReloadCause) {
+        (self.requested, self.unreported) = (true, Some(cause));
     }
 
     pub(crate) fn turning_away_refused(&mut self) {
@@ -142,9 +144,9 @@ impl Reloads {
 
     fn report(&mut self, context: &Context, books: &Books, report: &Report) -> Result<(), Violation> {
         match report {
-            Report::ReloadRequested => {
-                let asked = std::mem::take(&mut self.unreported);
-                ensure(asked, Rule::HupReported, || format!("{:?}", context.event))
+            Report::ReloadRequested { cause } => {
+                let asked = self.unreported.take() == Some(*cause);
+                ensure(asked, Rule::ReloadRequestReported, || format!("{cause:?} at {:?}", context.event))
             }
             Report::ReloadStarted { generation, workers, .. } => self.start(context, *generation, *workers),
             Report::ReloadCompleted { generation, killed, cut, .. } => self.complete(books, *generation, *killed, *cut),

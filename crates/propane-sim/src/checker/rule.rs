@@ -47,7 +47,7 @@ named! {
         StartedFromKept = "workers are started from kept generations",
         OneReloadPerHup = "a HUP makes exactly one reload",
         ReloadsNumbered = "reloads are numbered without a gap",
-        HupReported = "a HUP is reported when it arrives",
+        ReloadRequestReported = "a reload is reported when it is asked for, with who asks",
         ReloadsPaired = "every reload has one beginning and one end",
         KilledCounted = "a reload counts whom it killed",
         CutCounted = "a reload counts what it cut",

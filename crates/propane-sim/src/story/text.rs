@@ -1,6 +1,8 @@
 //! Actions and reports as one line of text each.
 
-use propane_core::{Action, ExitStatus, FdSeverity, Phase, ReloadFailure, Report, Role, Signal, Status, WorkerId};
+use propane_core::{
+    Action, ExitStatus, FdSeverity, Phase, ReloadCause, ReloadFailure, Report, Role, Signal, Status, WorkerId,
+};
 
 use super::units::show;
 
@@ -68,7 +70,7 @@ fn failure_name(failure: ReloadFailure) -> String {
 
 fn report(report: &Report) -> String {
     match report {
-        Report::ReloadRequested
+        Report::ReloadRequested { .. }
         | Report::ReloadStarted { .. }
         | Report::ReloadCompleted { .. }
         | Report::ReloadFailed { .. }
@@ -82,7 +84,8 @@ fn report(report: &Report) -> String {
 
 fn manager_report(report: &Report) -> String {
     match report {
-        Report::ReloadRequested => "reload requested".to_owned(),
+        Report::ReloadRequested { cause: ReloadCause::Hup } => "reload requested".to_owned(),
+        Report::ReloadRequested { cause: ReloadCause::SocketRenewed } => "reload requested: socket renewed".to_owned(),
         Report::ReloadStarted { generation, workers, job_workers } => {
             format!("reload {generation} started: {workers} http, {job_workers} job")
         }

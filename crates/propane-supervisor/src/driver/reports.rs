@@ -108,7 +108,7 @@ fn leaves_code_behind(report: &Report) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use propane_core::ReloadFailure;
+    use propane_core::{ReloadCause, ReloadFailure};
 
     use super::*;
 
@@ -119,7 +119,7 @@ mod tests {
             (Report::ManagerReady { workers: 4, after: Duration::ZERO }, true),
             (failed(ReloadFailure::Configuration), true),
             (failed(ReloadFailure::SpawnFailed), true),
-            (Report::ReloadRequested, false),
+            (Report::ReloadRequested { cause: ReloadCause::Hup }, false),
             (Report::ReloadStarted { generation: 1, workers: 4, job_workers: 0 }, false),
         ];
         for (report, expected) in table {

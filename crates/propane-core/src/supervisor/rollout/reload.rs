@@ -3,7 +3,7 @@
 use crate::action::Action;
 use crate::event::{Role, WorkerId};
 use crate::policy::Policy;
-use crate::report::{ReloadFailure, Report, StopReason};
+use crate::report::{ReloadCause, ReloadFailure, Report, StopReason};
 use crate::time::Time;
 use crate::worker::{State, Worker};
 
@@ -11,11 +11,11 @@ use super::super::{Slot, Supervisor};
 use super::{Cause, Rollout, batches};
 
 impl Supervisor {
-    pub(in crate::supervisor) fn reload_requested(&mut self, now: Time) {
+    pub(in crate::supervisor) fn reload_requested(&mut self, now: Time, cause: ReloadCause) {
         if !self.phase.is_running() {
             return;
         }
-        self.report(Report::ReloadRequested);
+        self.report(Report::ReloadRequested { cause });
         self.reload_pending = true;
         self.resize_pending = None; // the configured count counts, and what is asked for from now on
         self.cancel_recycle(now);
