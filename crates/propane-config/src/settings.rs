@@ -354,10 +354,12 @@ settings! {
         reload_overlap_seconds: u32 = "reloadOverlapSeconds" => int(1, 0, HOUR)
             .var("ARLEN_PROPANE_RELOAD_OVERLAP_SECONDS").with_legacy_alias().flag("reload-overlap-seconds")
             .on_reload(Reload::Live);
-        /// Extra workers that a reload may run at a time; 0 starts the whole new generation at once.
+        /// Extra workers that a reload may run at a time; 0 starts the whole new generation at once. Above 0 each
+        /// batch takes over by itself, and stays on the new generation if the reload fails later.
         reload_max_surge: u32 = "reloadMaxSurge" => int(0, 0, 1024)
             .var("ARLEN_PROPANE_RELOAD_MAX_SURGE").flag("reload-max-surge").on_reload(Reload::Live);
-        /// Command that starts a worker, split like a shell splits words and run without a shell.
+        /// Command that starts a worker, split like a shell splits words and run without a shell. One that needs another
+        /// socketStrategy, because {fd} has come or gone say, needs a restart.
         worker_command: String = "workerCommand" => text("", Shape::Any)
             .var("ARLEN_PROPANE_WORKER_COMMAND").flag("worker-cmd");
         /// How new connections reach the workers.
@@ -373,11 +375,12 @@ settings! {
         /// Seconds without a sign of life after which a worker that gives them is killed; 0 is off.
         worker_timeout_seconds: u32 = "workerTimeoutSeconds" => int(0, 0, DAY)
             .var("ARLEN_PROPANE_WORKER_TIMEOUT_SECONDS").flag("worker-timeout-seconds");
-        /// Seconds after which a worker is replaced; 0 is never.
+        /// Seconds, give or take 10 %, after which a worker is replaced; 0 is never.
         worker_max_lifetime_seconds: u32 = "workerMaxLifetimeSeconds" => int(0, 0, 31_536_000)
             .var("ARLEN_PROPANE_WORKER_MAX_LIFETIME_SECONDS").flag("worker-max-lifetime-seconds")
             .on_reload(Reload::Live);
-        /// Megabytes of memory over which a worker is replaced; 0 is no limit.
+        /// Megabytes of memory over which a worker is replaced, in three looks in a row (workerFDCheckSeconds); 0 is no
+        /// limit.
         worker_max_rss_mb: u32 = "workerMaxRSSMB" => int(0, 0, 1_048_576)
             .var("ARLEN_PROPANE_WORKER_MAX_RSS_MB").flag("worker-max-rss-mb").on_reload(Reload::Live);
         /// Failed boots in a row, with no worker ever ready, after which the manager gives up; 0 is never.
@@ -392,7 +395,7 @@ settings! {
         /// Group that workers run as; empty is the user's own.
         run_as_group: String = "runAsGroup" => text("", Shape::Any)
             .var("ARLEN_PROPANE_RUN_AS_GROUP").flag("run-as-group").on_reload(Reload::Restart);
-        /// Octal file mode mask of workers; empty keeps the manager's.
+        /// Octal file mode mask of workers; empty keeps the manager's. A UNIX socket keeps the one of the start.
         umask: String = "umask" => text("", Shape::Octal).var("ARLEN_PROPANE_UMASK").flag("umask");
         /// Number of job workers.
         job_worker_count: u32 = "jobWorkerCount" => int(0, 0, 1024)
@@ -418,7 +421,7 @@ settings! {
         /// Number of open descriptors at which a worker is replaced; 0 is off.
         worker_fd_retire_count: u32 = "workerFDRetireCount" => int(0, 0, MAX)
             .var("ARLEN_PROPANE_WORKER_FD_RETIRE_COUNT").flag("worker-fd-retire-count").on_reload(Reload::Live);
-        /// Seconds between two looks at the workers' descriptors.
+        /// Seconds between two looks at the workers' descriptors and memory.
         worker_fd_check_seconds: u32 = "workerFDCheckSeconds" => int(15, 1, DAY)
             .var("ARLEN_PROPANE_WORKER_FD_CHECK_SECONDS").flag("worker-fd-check-seconds").on_reload(Reload::Live);
     }

@@ -7,22 +7,41 @@ use roff::{Roff, bold, roman};
 use crate::cli;
 
 /// What the exit codes mean, in the order of the page.
-const EXIT_CODES: [(&str, &str); 4] = [
+const EXIT_CODES: [(&str, &str); 5] = [
     ("0", "Fine, and an orderly stop of the manager."),
     (
         "1",
-        "A command found errors or differences, an answer could not be written, or a start failed on what is around propane.",
+        "A command found errors or differences, an answer could not be written, or a start failed on what is around propane \
+         (startLimitBurst included).",
     ),
     ("2", "Wrong use, or a file that cannot be read; a start with a configuration that has errors."),
     ("3", "There is no such key, variable, flag or environment; what was probably meant is told."),
+    (
+        "other",
+        "With --once and --no-respawn the worker's own status; that of the build where the app could not be compiled.",
+    ),
+];
+
+/// What an operator sees in a list of processes.
+const PROCESSES: [(&str, &str); 3] = [
+    ("propane", "The manager. It is signalled by its pid file: the others have the same name, and HUP ends a worker."),
+    (
+        "propane warden PID",
+        "The warden of the manager with this pid. It waits for the manager's end, and ends what a manager that is killed \
+         leaves behind. The manager starts it and ends it; a signal to it means nothing, but for KILL and STOP.",
+    ),
+    ("propane worker", "An embedded worker, which serves public/ of the app root; see propane worker --help."),
 ];
 
 const FILES: [(&str, &str); 5] = [
     ("config/app.plist", "The settings of the app, see propane.plist(5)."),
     ("config/environments/ENV.plist", "What differs in an environment."),
-    ("tmp/propane.pid", "The pid of the manager, locked while it runs."),
+    ("tmp/propane.pid", "The pid of the manager, locked while it runs; or where --pid-file says."),
     ("tmp/propane.running.json", "The configuration that it runs, for propane config diff --running."),
-    ("tmp/propane.state.json", "Its children, for the clean-up after a manager that was killed."),
+    (
+        "tmp/propane.state.json",
+        "Its children, for the clean-up after a manager that was killed. Both lie beside the pid file, under its name.",
+    ),
 ];
 
 /// The page, in roff.
@@ -33,6 +52,7 @@ pub fn page() -> String {
     let mut page = from_flags(&command);
     page.push_str(&commands(&configs));
     page.push_str(&list("SIGNALS", &cli::SIGNALS));
+    page.push_str(&list("PROCESSES", &PROCESSES));
     page.push_str(&list("EXIT STATUS", &EXIT_CODES));
     page.push_str(&list("FILES", &FILES));
     let mut end = Roff::new();

@@ -12,11 +12,14 @@ fn proofs(page: &str) -> impl Iterator<Item = &str> {
     columns.flat_map(|column| column.split('`').skip(1).step_by(2))
 }
 
+/// Files are those of this crate's tests, or of any crate by their whole path.
 fn exists(root: &Path, proof: &str) -> bool {
     match proof.split_once("::") {
         Some((file, name)) => {
-            let code = fs::read_to_string(root.join("crates/propane/tests").join(file)).unwrap_or_default();
-            code.contains(&format!("#[test]\nfn {name}()"))
+            let places = ["crates/propane/tests", "crates"].map(|place| root.join(place).join(file));
+            let code = places.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+            let lines: Vec<&str> = code.lines().map(str::trim_start).collect();
+            lines.windows(2).any(|pair| pair[0] == "#[test]" && pair[1].starts_with(&format!("fn {name}()")))
         }
         None => root.join("testdata/transcripts").join(proof).is_file(),
     }

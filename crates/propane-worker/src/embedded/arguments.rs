@@ -6,7 +6,8 @@ use std::ffi::OsString;
 pub(super) const HELP: &str = "\
 Usage: propane worker [--env NAME] [--host ADDRESS] [--port N] [--once] [--print-routes]
 
-Serves public/ of the app root (ARLEN_APP_ROOT, or the working directory), and /healthz, /readyz and /livez.
+Serves public/ of the app root (ARLEN_APP_ROOT, or the working directory), and /healthz, /readyz, /livez, /clusterz and
+/metrics.
 
   --env NAME       the environment; taken for compatibility, nothing here depends on it
   --host ADDRESS   what to listen on (ARLEN_HOST, 127.0.0.1)

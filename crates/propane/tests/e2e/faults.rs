@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use crate::peers::has;
 use crate::support::{App, Manager, children_of, eventually, wait_gone, warden_of};
 
-/// Half a second is promised; a busy machine may take longer to let anybody run at all.
+/// Half a second is promised, and some milliseconds are what it takes (they are printed); a busy machine may take longer
+/// to let anybody run at all.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Waits until a job has written the pids of `count` processes.
@@ -49,13 +50,18 @@ fn a_killed_manager_leaves_nobody_wherever_they_have_gone() {
         manager.signal(Signal::SIGKILL);
         let began = Instant::now();
         pids.into_iter().chain([warden]).for_each(wait_gone);
-        assert!(began.elapsed() < GONE_WITHIN, "{what}: {:?}", began.elapsed());
+        let took = began.elapsed();
+        println!("{what}: nobody left after {} ms", took.as_millis());
+        assert!(took < GONE_WITHIN, "{what}: {took:?}");
         manager.wait_for_diagnostic("its warden has killed what was left");
     }
 }
 
 #[test]
 fn a_worker_that_no_longer_dies_with_its_manager_is_killed_by_its_warden() {
+    if !has("python3") {
+        return;
+    }
     let app = App::new("propaneAccessories = { workerCount = 1; workerCommand = \"python3 worker.py {fd}\"; };");
     app.write(
         "worker.py",
@@ -145,6 +151,9 @@ fn a_warden_cannot_be_started_by_hand() {
 
 #[test]
 fn copies_that_collide_on_the_port_are_told_how_to_share_it() {
+    if !has("python3") {
+        return;
+    }
     let app = App::new(
         "propaneAccessories = { workerCount = 2; respawnDelayMs = 0; respawnDelayMaxMs = 200; workerCommand = \"python3 -u serve.py\"; };",
     );
