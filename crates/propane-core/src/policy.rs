@@ -111,7 +111,7 @@ impl Policy {
     }
 }
 
-/// The documented defaults (DESIGN §2.2), for tests and the simulator.
+/// The documented defaults (docs/settings.md), for tests and the simulator.
 impl Default for Policy {
     fn default() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! When a worker that ended by itself is replaced (DESIGN §3, "Respawn").
+//! When a worker that ended by itself is replaced (docs/guarantees.md, "A worker").
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One manager per pid file. The lock on it is the truth, the number is for people (DESIGN §3, "Pid file").
+//! One manager per pid file. The lock on it is the truth, the number is for people (docs/guarantees.md).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

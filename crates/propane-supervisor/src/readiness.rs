@@ -1,4 +1,4 @@
-//! When a worker that does not say so is ready (DESIGN §3, "Ready"): what can be seen of it from outside.
+//! When a worker that does not say so is ready (docs/workers.md): what can be seen of it from outside.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};

@@ -1,4 +1,4 @@
-//! From a resolved configuration to a running manager, in the order of DESIGN §3: lock, prepare, bind, say hello, run.
+//! From a resolved configuration to a running manager, in this order: lock, prepare, bind, say hello, run.
 //! Whatever fails here, nothing has been started and nothing is left behind.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! What the next start needs to know if this manager is killed: whom it has started (DESIGN §3, "No orphans").
+//! What the next start needs to know if this manager is killed: whom it has started (docs/operations.md, "Processes").
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

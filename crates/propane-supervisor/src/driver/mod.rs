@@ -1,4 +1,4 @@
-//! The loop: wait, turn what happened into events, let the core decide, perform its actions (DESIGN §3).
+//! The loop: wait, turn what happened into events, let the core decide, perform its actions (ARCHITECTURE.md).
 //!
 //! There is no decision here. What an event means is the core's to say; what the world looks like is said by the
 //! modules that this one calls; how the loop shares its time out stands in [`turn`].

@@ -1,5 +1,5 @@
 //! Steered retirement: how a worker that binds by itself, and knows nothing of it, leaves without losing a connection
-//! (LINUX-NOTES §1).
+//! (docs/workers.md, "Steered retirement").
 //!
 //! The manager borrows a duplicate of each listener of the worker that leaves (`pidfd_getfd(2)`), and has the kernel give
 //! new connections to those who stay. When nobody waits in the queue any more, no handshake is left from before, and

@@ -1,4 +1,5 @@
-//! The sockets that the manager owns: a listener per slot, one for all, or a reservation of the port (DESIGN §4).
+//! The sockets that the manager owns: a listener per slot, one for all, or a reservation of the port (docs/workers.md,
+//! "Where the connections come from").
 
 mod activation;
 mod address;

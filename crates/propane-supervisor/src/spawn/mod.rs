@@ -3,7 +3,7 @@
 //! `std::process` is not used because it takes the slow fork path as soon as anything must happen between fork and exec,
 //! and passes blocked and ignored signals on. Here the child shares the manager's memory until it execs (`CLONE_VFORK`:
 //! the manager stands still meanwhile), so the cost does not grow with the manager's memory, and a failure is told through
-//! that memory. What the child has to do is in LINUX-NOTES §4.
+//! that memory. What the child has to do, and in which order, stands in [`worker`].
 #![expect(unsafe_code, reason = "clone has no safe form; its block says why it holds")]
 
 mod orphan;
