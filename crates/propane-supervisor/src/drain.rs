@@ -2,12 +2,13 @@
 //! that are given up (`socketStrategy = inherit`), which are empty at some time because others are served instead.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use propane_core::{Time, WorkerId};
 
 use crate::sockdiag::{self, Listener};
+use crate::sockets::Avoidance;
 
 /// How long new connections must have gone elsewhere before the queue is believed: what was under way in the kernel when
 /// the program came into force is there by then. Handshakes over a real network are looked for themselves.
@@ -20,8 +21,10 @@ const QUIET_LOOKS: u32 = 3;
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the kernel's answer about the age of a handshake may be short of: it counts ticks of its clock, of which the
-/// slowest has a hundred a second.
-const TICK: Duration = Duration::from_millis(10);
+/// slowest has a hundred a second, and a timer that repeats an answer may be late by an eighth of its time.
+fn inaccuracy(age: Duration) -> Duration {
+    (age / 8).max(Duration::from_millis(10))
+}
 
 /// The handshakes on a port, asked for once a look.
 #[derive(Debug)]
@@ -38,7 +41,8 @@ impl Handshakes {
     /// Whether one may be left from before the last `settled`.
     fn are_left(&self, settled: Duration) -> bool {
         let oldest = || sockdiag::oldest_handshake(self.port).ok().flatten();
-        settled < HANDSHAKE_PATIENCE && self.oldest.get_or_init(oldest).is_some_and(|oldest| oldest + TICK >= settled)
+        settled < HANDSHAKE_PATIENCE
+            && self.oldest.get_or_init(oldest).is_some_and(|age| age + inaccuracy(age) >= settled)
     }
 }
 
@@ -121,13 +125,31 @@ impl LeavingSlots {
         self.by_worker.insert(worker, LeavingSlot { inode, since: None, waited: None, queue: Queue::default() });
     }
 
-    /// From now on they do. It is not taken for so before: whoever comes between the decision and the kernel's knowing of
-    /// it is still sent there.
-    pub(crate) fn turned_away(&mut self, now: Time) {
-        for slot in self.by_worker.values_mut().filter(|slot| slot.since.is_none()) {
-            slot.since = Some(now);
-            self.next_look = Some(now);
+    /// Takes in whether new connections go elsewhere, now that the kernel has been told. It is not taken for so before:
+    /// whoever comes between the decision and the kernel's knowing of it is still sent there.
+    pub(crate) fn avoided(&mut self, now: Time, avoidance: Avoidance) {
+        for slot in self.by_worker.values_mut() {
+            let since = match avoidance {
+                Avoidance::Kept => slot.since.or(Some(now)),
+                Avoidance::Anew => Some(now),
+                Avoidance::Not => None,
+            };
+            if since.is_some() && since != slot.since {
+                self.next_look = since;
+            }
+            slot.since = since;
         }
+    }
+
+    /// Whether anybody leaves a slot.
+    pub(crate) fn any(&self) -> bool {
+        !self.by_worker.is_empty()
+    }
+
+    /// The workers whose slot others serve, or are to serve, by its `inodes`: what waits there is not lost with them.
+    pub(crate) fn forget_shared(&mut self, inodes: &BTreeSet<u64>) -> Vec<(WorkerId, u32)> {
+        let shared = self.by_worker.extract_if(.., |_, slot| inodes.contains(&slot.inode));
+        shared.map(|(worker, slot)| (worker, slot.waited.unwrap_or(0))).collect()
     }
 
     /// A worker was told, or is gone.
@@ -209,6 +231,8 @@ mod tests {
             // One that began then may be told to be a tick younger.
             (Some(40), 50, true),
             (Some(50), 50, true),
+            (Some(1_000), 1_126, false),
+            (Some(1_000), 1_125, true),
             (Some(900), 50, true),
             (Some(9_000), 3_000, false),
         ];
@@ -216,6 +240,38 @@ mod tests {
             let handshakes = Handshakes { port: 0, oldest: OnceCell::from(oldest.map(ms)) };
             assert_eq!(handshakes.are_left(ms(settled)), left, "{oldest:?} {settled}");
         }
+    }
+
+    #[test]
+    fn a_slot_is_avoided_from_when_the_kernel_knows_of_it() {
+        use Avoidance::{Anew, Kept, Not};
+        let at = |millis: u64| Time::from_micros(millis * 1000);
+        let mut slots = LeavingSlots::new(0);
+        slots.add(WorkerId(1), 11);
+        assert_eq!(slots.next_look(), None);
+        let table = [
+            (5, Not, None),
+            (6, Kept, Some(6)),
+            (7, Kept, Some(6)),
+            (8, Anew, Some(8)),
+            (9, Not, None),
+            (10, Anew, Some(10)),
+        ];
+        for (now, avoidance, since) in table {
+            slots.avoided(at(now), avoidance);
+            assert_eq!(slots.by_worker[&WorkerId(1)].since, since.map(at), "{now} {avoidance:?}");
+        }
+        assert_eq!(slots.next_look(), Some(at(10)));
+    }
+
+    #[test]
+    fn a_slot_that_others_serve_is_not_waited_for() {
+        let mut slots = LeavingSlots::new(0);
+        slots.add(WorkerId(1), 11);
+        slots.add(WorkerId(2), 12);
+        assert_eq!(slots.forget_shared(&BTreeSet::from([10])), []);
+        assert_eq!(slots.forget_shared(&BTreeSet::from([10, 12])), [(WorkerId(2), 0)]);
+        assert!(slots.by_worker.keys().eq(&[WorkerId(1)]));
     }
 
     #[test]

@@ -7,6 +7,14 @@
 
 use std::collections::BTreeSet;
 
+/// Places that hold what they hold also when a listener leaves that stands elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Steady {
+    pub(crate) places: Vec<u32>,
+    /// Whether there is none such: then a program that names them points nowhere for a moment, and the kernel's hash decides.
+    pub(crate) is_gap: bool,
+}
+
 /// The members of one group by their inodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -74,12 +82,11 @@ impl Group {
     }
 
     /// Those of `places` that hold what they hold also when one that stands elsewhere leaves: all but the last of the group.
-    /// If that leaves none, they stay as they are; then the program points nowhere for a moment, and the kernel's hash
-    /// decides.
-    pub(crate) fn steady(&self, places: &[u32]) -> Vec<u32> {
+    /// If that leaves none, they stay as they are.
+    pub(crate) fn steady(&self, places: Vec<u32>) -> Steady {
         let last = u32::try_from(self.places.len().saturating_sub(1)).unwrap_or(u32::MAX);
         let steady: Vec<u32> = places.iter().copied().filter(|place| *place < last).collect();
-        if steady.is_empty() { places.to_vec() } else { steady }
+        if steady.is_empty() { Steady { places, is_gap: true } } else { Steady { places: steady, is_gap: false } }
     }
 }
 
@@ -122,8 +129,8 @@ mod tests {
         group.observe(&[1, 3, 4, 5]);
         assert_eq!(places(&group), [[1], [4], [3], [5]]);
         assert_eq!(group.places_of(|inode| inode > 3), [1, 3]);
-        assert_eq!(group.steady(&[1, 3]), [1]);
-        assert_eq!(group.steady(&[3]), [3]);
+        assert_eq!(group.steady(vec![1, 3]), Steady { places: vec![1], is_gap: false });
+        assert_eq!(group.steady(vec![3]), Steady { places: vec![3], is_gap: true });
     }
 
     #[test]

@@ -14,6 +14,8 @@ use netlink_packet_sock_diag::unix::nlas::{Nla as UnixNla, UnixDiagName};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags as UnixStates, UnixRequest, UnixResponse};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
+use crate::steering::NOWHERE;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
@@ -36,6 +38,13 @@ pub(crate) struct GroupKey {
     family: u8,
     address: SocketAddr,
     interface: u32,
+}
+
+impl GroupKey {
+    /// Whether connections come in over whichever interface.
+    pub(crate) fn is_of_all_interfaces(self) -> bool {
+        self.interface == 0
+    }
 }
 
 /// The server's end of a connection.
@@ -223,9 +232,11 @@ fn receive(netlink: &Socket, found: &mut dyn FnMut(SockDiagMessage)) -> io::Resu
 fn listener(response: &InetResponse) -> Listener {
     let id = &response.header.socket_id;
     let address = SocketAddr::new(id.source_address, id.source_port);
+    // One that is hidden stays where it stands in its group.
+    let interface = if id.interface_id == NOWHERE { 0 } else { id.interface_id };
     Listener {
         local: SocketAddr::new(plain(id.source_address), id.source_port),
-        kind: GroupKey { family: response.header.family, address, interface: id.interface_id },
+        kind: GroupKey { family: response.header.family, address, interface },
         inode: response.header.inode.into(),
         queued: response.header.recv_queue,
     }

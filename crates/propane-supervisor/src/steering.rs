@@ -35,6 +35,32 @@ pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Whether the kernel refuses something for good, and not because it has no memory or no descriptor left just now.
+pub(crate) fn is_for_good(error: &io::Error) -> bool {
+    let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::ENOPROTOOPT, libc::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|errno| refusals.contains(&errno))
+}
+
+/// An interface that no machine has.
+pub(crate) const NOWHERE: u32 = i32::MAX.cast_unsigned();
+
+/// Binds a socket to an interface by its number (`socket(7)`, `SO_BINDTODEVICE`, for which it need not exist).
+#[derive(Clone, Copy, Debug)]
+struct BindToInterface;
+
+nix::setsockopt_impl!(BindToInterface, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, i32, SetStruct<i32>);
+
+/// Keeps the kernel from finding a listener, which is to be done before it is closed although no program names it.
+///
+/// A lookup asks the first listener of the address for the program of its group. A listener that ends leaves the group a
+/// moment before it leaves the list of that lookup: as the first of the list (the newest, or for IPv6 the oldest) it then
+/// seems to have no group, and is given the connection itself, to be reset with it (`inet_unhash` and
+/// `inet_lhash2_lookup` of Linux 6.18; one in some thousand times under load). A listener that is bound to another
+/// interface than a packet's is not looked at. Handshakes under way and who waits in its queue do not notice.
+pub(crate) fn hide(listener: impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(&listener, BindToInterface, &NOWHERE.cast_signed())?)
+}
+
 /// `random % indices.len()` looked up in `indices`, run by run: most of a group is served most of the time, and then a
 /// program of a few instructions serves a thousand workers.
 fn program(indices: &[u32]) -> Vec<sock_filter> {
@@ -116,6 +142,21 @@ mod tests {
             answers.sort_unstable();
             indices.sort_unstable();
             assert_eq!(answers, indices);
+        }
+    }
+
+    #[test]
+    fn a_hidden_listener_is_found_by_nobody_new_and_keeps_who_waits() {
+        use std::net::{TcpListener, TcpStream};
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let address = listener.local_addr().unwrap();
+            let before = TcpStream::connect(address).unwrap();
+            hide(&listener).unwrap();
+            let error = TcpStream::connect(address).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{address}");
+            let (_, peer) = listener.accept().unwrap();
+            assert_eq!(peer, before.local_addr().unwrap());
         }
     }
 

@@ -6,6 +6,7 @@
 mod books;
 mod deaths;
 mod drain;
+mod reach;
 mod resize;
 mod rollout;
 mod stop;
@@ -201,11 +202,6 @@ impl Supervisor {
     /// A worker in the books.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(id)
-    }
-
-    /// The HTTP slots in which a worker takes connections.
-    pub fn served_slots(&self) -> BTreeSet<u32> {
-        self.serving_workers().values().copied().collect()
     }
 
     /// The HTTP workers that take connections, with their slots.

@@ -175,11 +175,12 @@ impl Checker {
         })
     }
 
-    /// Whether the slots that serve are the ones that are said to.
-    pub(crate) fn agrees(&self, served: &BTreeSet<u32>) -> Result<(), Violation> {
+    /// Whether the slots that serve, if any do, are the ones that new connections may go to.
+    pub(crate) fn agrees(&self, reachable: &BTreeSet<u32>) -> Result<(), Violation> {
         let serving = self.books.present().filter(|entry| entry.role == Role::Http && entry.serves());
         let slots: BTreeSet<_> = serving.map(|entry| entry.slot).collect();
-        ensure(*served == slots, Rule::KnownServers, || format!("{served:?} is said, {slots:?} is so"))
+        let agrees = slots.is_empty() || *reachable == slots;
+        ensure(agrees, Rule::KnownServers, || format!("{reachable:?} is said, {slots:?} is so"))
     }
 
     /// The last reload was a success, unless the manager was told to stop.

@@ -1,12 +1,11 @@
 //! Who gets new connections: those who serve, and not those who leave.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use propane_core::{Event, WorkerId};
 
 use crate::children::Child;
 use crate::retire::{self, Member, Verdict};
-use crate::sockets::Revival;
+use crate::sockets::{Avoidance, Revival};
+use crate::steering;
 
 use super::Driver;
 
@@ -19,12 +18,22 @@ impl Driver {
         if !std::mem::take(&mut self.must_steer) && self.readiness.asked().next().is_none() {
             return;
         }
-        let asked = self.readiness.asked().map(|worker| self.children.facts(worker).slot);
-        let reachable = reachable(self.core.serving_workers(), |worker| self.children.is_dead(worker), asked);
-        if let Err(error) = self.sockets.steer(reachable) {
-            tracing::warn!("connections may wait for a worker that is not there: cannot steer them: {error}");
-        }
-        self.leaving_slots.turned_away(self.now());
+        let reachable = self.core.reachable_slots(self.readiness.asked(), |worker| self.children.is_dead(worker));
+        let served =
+            self.leaving_slots.any().then(|| reachable.iter().filter_map(|slot| self.sockets.inode(*slot)).collect());
+        let avoidance = self.sockets.steer(reachable).unwrap_or_else(|error| {
+            tracing::warn!(
+                "connections may wait for a worker that is not there, and those to a worker that leaves may be reset: \
+                 cannot steer them: {error}"
+            );
+            if steering::is_for_good(&error) {
+                self.inbox.push_back(Event::TurningAwayRefused);
+            }
+            Avoidance::Not
+        });
+        self.leaving_slots.avoided(self.now(), avoidance);
+        let shared = self.leaving_slots.forget_shared(&served.unwrap_or_default());
+        self.inbox.extend(shared.into_iter().map(|(worker, waited)| Event::Drained { worker, waited }));
     }
 
     /// Has new connections go to others than a worker that leaves.
@@ -93,7 +102,12 @@ impl Driver {
         if let Some(listener) = self.sockets.of_slot(slot) {
             self.poller.remove(listener);
         }
-        self.sockets.close_slot(slot);
+        let lost = self.sockets.close_slot(slot);
+        if lost > 0 {
+            tracing::warn!(
+                "slot {slot} is given up, and its worker has left {lost} connections waiting: they are reset"
+            );
+        }
     }
 
     /// A worker has ended: whoever comes from here on shall find another one.
@@ -142,41 +156,5 @@ fn tell_of_revival(revival: Revival) {
             "a worker has shut the UNIX socket down, which ends it for all workers; it is made anew, and the \
              workers are replaced (a worker that leaves should close it instead)"
         ),
-    }
-}
-
-/// Slots with a worker that takes connections and is not known to be dead, and those whose workers are `asked` for their
-/// readiness path: else nobody could answer there.
-fn reachable(
-    serving: &BTreeMap<WorkerId, u32>,
-    is_dead: impl Fn(WorkerId) -> bool,
-    asked: impl Iterator<Item = u32>,
-) -> BTreeSet<u32> {
-    let served = serving.iter().filter(|(worker, _)| !is_dead(**worker)).map(|(_, slot)| *slot);
-    served.chain(asked).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_reachable_that_somebody_serves_or_is_asked_about() {
-        // Workers with their slots, who is dead, slots that are asked -> slots.
-        type Row = (&'static [(u64, u32)], &'static [u64], &'static [u32], &'static [u32]);
-        let table: [Row; 6] = [
-            (&[], &[], &[], &[]),
-            (&[(0, 0), (1, 1)], &[], &[], &[0, 1]),
-            (&[(0, 0), (1, 1)], &[0], &[], &[1]),
-            // The old worker has died, and its successor serves already.
-            (&[(0, 0), (1, 1), (2, 0)], &[0], &[], &[0, 1]),
-            (&[(0, 0)], &[0], &[0, 3], &[0, 3]),
-            (&[(0, 0)], &[0], &[], &[]),
-        ];
-        for (serving, dead, asked, expected) in table {
-            let serving = serving.iter().map(|(worker, slot)| (WorkerId(*worker), *slot)).collect();
-            let found = reachable(&serving, |worker| dead.contains(&worker.0), asked.iter().copied());
-            assert!(found.iter().eq(expected), "{serving:?} {dead:?} {asked:?}: {found:?}");
-        }
     }
 }

@@ -138,6 +138,9 @@ impl Driver {
             }
             self.steer();
             self.probe_steering();
+            if !self.inbox.is_empty() {
+                continue; // what steering has shown is news
+            }
             self.keep_house();
             if std::mem::take(&mut self.has_grown) {
                 memory::give_back_heap();

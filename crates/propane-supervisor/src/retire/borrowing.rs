@@ -10,8 +10,9 @@ use propane_core::WorkerId;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::procinfo;
+use crate::steering::is_for_good;
 
-use super::{Member, Retirement};
+use super::{Held, Member, Retirement};
 
 /// Who holds a listener, under which number.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +54,14 @@ impl Retirement {
                 continue;
             }
             match borrow(*holder) {
-                Ok(socket) if is_socket(&socket, *inode) => drop(leaving.held.insert(*inode, socket)),
+                Ok(socket) if is_socket(&socket, *inode) => {
+                    leaving.held.insert(*inode, Held { socket, avoided_since: None });
+                }
+                Err(error) if is_for_good(&error) => return Err(explain(&error, holder.pid)),
+                // There is no descriptor left, say: the next look tries again.
+                Err(error) if !is_passing(&error) => tracing::debug!("cannot borrow a socket just now: {error}"),
                 // The number means something else by now, or nothing.
-                Ok(_) => stale.push(*inode),
-                Err(error) if is_passing(&error) => stale.push(*inode),
-                Err(error) => return Err(explain(&error, holder.pid)),
+                Ok(_) | Err(_) => stale.push(*inode),
             }
         }
         self.holders.retain(|inode, _| !stale.contains(inode));

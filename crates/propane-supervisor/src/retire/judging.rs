@@ -73,13 +73,18 @@ impl Retirement {
         handshakes: &Handshakes,
     ) -> Result<Seen, Obstacle> {
         let own: Vec<Listener> = self.own(worker, listeners).copied().collect();
-        let mut settled = Duration::MAX;
+        let is_held =
+            |listener: &Listener| self.leaving.get(&worker).is_some_and(|it| it.held.contains_key(&listener.inode));
+        if !own.iter().all(is_held) {
+            return Ok(Seen::Waiting);
+        }
         for steered in own.iter().filter_map(|listener| self.groups.get(&listener.kind)) {
-            let program = steered.program.as_ref().ok_or(steered.obstacle.unwrap_or(Obstacle::Nobody))?;
-            settled = settled.min(now.since(program.since));
+            steered.program.as_ref().ok_or(steered.obstacle.unwrap_or(Obstacle::Nobody))?;
         }
         let waits = own.iter().any(|listener| listener.queued > 0);
         let Some(leaving) = self.leaving.get_mut(&worker) else { return Ok(Seen::Waiting) };
+        let settled =
+            own.iter().map(|listener| leaving.avoided_for(now, listener.inode)).min().unwrap_or(Duration::MAX);
         let seen = leaving.queue.look(settled, waits, handshakes);
         if seen == Seen::Leaking {
             // Others stand where they were thought to.

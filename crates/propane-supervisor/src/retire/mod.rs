@@ -61,18 +61,34 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
+/// A duplicate of a listener whose worker leaves.
+#[derive(Debug)]
+struct Held {
+    socket: OwnedFd,
+    /// Since when the program in force keeps new connections from it, if it does.
+    avoided_since: Option<Time>,
+}
+
 /// A worker that leaves.
 #[derive(Debug)]
 struct Leaving {
     since: Time,
     is_told: bool,
-    /// Duplicates of its listeners, by inode.
-    held: BTreeMap<u64, OwnedFd>,
+    /// Its listeners, by inode.
+    held: BTreeMap<u64, Held>,
     /// How many connections it had to finish when it was first looked at.
     waited: Option<u32>,
     queue: Queue,
     /// Those that were in use when its descriptors were looked at last; there are no new ones once its queue is empty.
     in_use: BTreeSet<u64>,
+}
+
+impl Leaving {
+    /// How long new connections have been kept from one of its listeners.
+    fn avoided_for(&self, now: Time, inode: u64) -> Duration {
+        let since = self.held.get(&inode).and_then(|held| held.avoided_since);
+        since.map_or(Duration::ZERO, |since| now.since(since))
+    }
 }
 
 /// All that is under way.
@@ -219,9 +235,10 @@ impl Retirement {
     /// A worker is gone: its listeners leave their groups now.
     pub(crate) fn gone(&mut self, now: Time, worker: WorkerId, members: &[Member]) {
         self.observe();
+        self.find_holders(members);
         if let Some(leaving) = self.leaving.remove(&worker) {
-            for (inode, socket) in leaving.held {
-                self.release(inode, socket, members);
+            for (inode, held) in leaving.held {
+                self.release(inode, held.socket, members);
             }
         }
         if !self.leaving.is_empty() {
@@ -247,7 +264,14 @@ impl Retirement {
         self.next_look = None;
         let listeners = match sockdiag::listeners(self.port) {
             Ok(listeners) => listeners,
-            Err(error) => return vec![Verdict::Refused(format!("sock_diag is refused: {error}"))],
+            Err(error) if steering::is_for_good(&error) => {
+                return vec![Verdict::Refused(format!("sock_diag is refused: {error}"))];
+            }
+            Err(error) => {
+                tracing::debug!("cannot look at the listeners just now: {error}");
+                self.next_look = Some(now + interval(Duration::ZERO));
+                return Vec::new();
+            }
         };
         self.take_in(&listeners, None);
         self.find_holders(members);

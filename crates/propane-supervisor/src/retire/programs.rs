@@ -1,14 +1,17 @@
 //! The steering programs of the groups from which somebody leaves: put in force, adapted, taken away.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+
+use propane_core::WorkerId;
 
 use crate::sockdiag::{self, GroupKey};
 use crate::steering;
 
 use super::borrowing::{Holder, borrow, is_socket};
 use super::steered::{Obstacle, Standing};
-use super::{Member, Retirement};
+use super::{Held, Leaving, Member, Retirement};
 
 impl Retirement {
     /// Has every group from which somebody leaves give new connections to those who stay.
@@ -32,13 +35,14 @@ impl Retirement {
         if let Some(places) = &wanted {
             self.attach(key, places, members).map_err(|_| Obstacle::Refused)?;
         }
+        let Some(steered) = self.groups.get_mut(&key) else { return Ok(()) };
+        steered.program = wanted.or(steered.program.take());
+        let anew = steered.was_disturbed();
+        let members = steered.group.members();
         // Whoever came before the kernel knew of it may have been sent anywhere.
         let now = self.clock.now();
-        if let Some(steered) = self.groups.get_mut(&key) {
-            steered.settle(now);
-            if let Some(places) = wanted {
-                steered.put_in_force(now, places);
-            }
+        for held in held_of(&mut self.leaving, members) {
+            held.avoided_since = held.avoided_since.filter(|_| !anew).or(Some(now));
         }
         Ok(())
     }
@@ -63,6 +67,9 @@ impl Retirement {
         for leaving in self.leaving.values_mut().filter(|leaving| leaving.is_told) {
             leaving.held.retain(|inode, _| !inodes.contains(inode));
         }
+        for held in held_of(&mut self.leaving, &inodes) {
+            held.avoided_since = None;
+        }
     }
 
     /// Lets a listener leave its group. The last of the group will stand in its place.
@@ -75,6 +82,11 @@ impl Retirement {
             if let (Ok(()), Some(steered)) = (attached, self.groups.get_mut(&key)) {
                 steered.adapt(steady);
             }
+        }
+        if key.is_of_all_interfaces()
+            && let Err(error) = steering::hide(&socket)
+        {
+            tracing::debug!("cannot hide a listener that is about to be closed: {error}");
         }
         drop(socket);
         if let Ok(listeners) = sockdiag::listeners(self.port) {
@@ -113,8 +125,8 @@ impl Retirement {
         act: &dyn Fn(&OwnedFd) -> io::Result<()>,
     ) -> io::Result<()> {
         let inodes = self.groups.get(&key).map(|steered| steered.group.members()).unwrap_or_default();
-        if let Some(socket) = inodes.iter().find_map(|inode| self.leaving.values().find_map(|it| it.held.get(inode))) {
-            return act(socket);
+        if let Some(held) = inodes.iter().find_map(|inode| self.leaving.values().find_map(|it| it.held.get(inode))) {
+            return act(&held.socket);
         }
         let runs = |holder: &&Holder| members.iter().any(|member| member.worker == holder.worker);
         let mut outcome = Err(io::ErrorKind::NotFound.into());
@@ -131,4 +143,12 @@ impl Retirement {
         }
         outcome
     }
+}
+
+/// The listeners among `members` of a group whose workers leave.
+fn held_of<'a>(leaving: &'a mut BTreeMap<WorkerId, Leaving>, members: &'a [u64]) -> impl Iterator<Item = &'a mut Held> {
+    leaving
+        .values_mut()
+        .flat_map(|leaving| &mut leaving.held)
+        .filter_map(|(inode, held)| members.contains(inode).then_some(held))
 }

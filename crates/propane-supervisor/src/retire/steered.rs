@@ -1,14 +1,13 @@
 //! A group of listeners and the program that steers it: what it has to say, and why it cannot. Pure.
 
-use propane_core::Time;
-
-use crate::group::Group;
+use crate::group::{Group, Steady};
 
 /// A group with the program in force.
 #[derive(Debug, Default)]
 pub(super) struct Steered {
     pub(super) group: Group,
-    pub(super) program: Option<Program>,
+    /// The places that the program in force names.
+    pub(super) program: Option<Vec<u32>>,
     /// Why there is none, where there should be one.
     pub(super) obstacle: Option<Obstacle>,
     /// Whether the program has named a place out of range for a moment, because somebody has left unasked or no other place
@@ -29,14 +28,6 @@ pub(super) enum Obstacle {
     Refused,
 }
 
-/// A program in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Program {
-    places: Vec<u32>,
-    /// Since when nobody else can have been given a connection.
-    pub(super) since: Time,
-}
-
 /// What a listener is to a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -50,14 +41,6 @@ pub(super) enum Standing {
     Foreign,
 }
 
-/// Places that hold what they hold also when a listener leaves that stands elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Steady {
-    pub(super) places: Vec<u32>,
-    /// Whether there is one place only, which may be the last of the group, and out of range for a moment.
-    is_gap: bool,
-}
-
 impl Steered {
     /// Takes in who is in the group now. `released` has left because it was let go.
     pub(super) fn observe(&mut self, members: &[u64], released: Option<u64>) {
@@ -66,13 +49,9 @@ impl Steered {
         self.group.observe(members);
     }
 
-    /// After a disturbance, nobody else is given a connection from now on.
-    pub(super) fn settle(&mut self, now: Time) {
-        if std::mem::take(&mut self.is_disturbed)
-            && let Some(program) = &mut self.program
-        {
-            program.since = now;
-        }
+    /// Whether anybody may have been given a connection since this was asked last, although a program was in force.
+    pub(super) fn was_disturbed(&mut self) -> bool {
+        std::mem::take(&mut self.is_disturbed)
     }
 
     /// The places that the program has to name, unless the one in force does.
@@ -90,31 +69,20 @@ impl Steered {
         if places.is_empty() {
             return Err(if any(Standing::Stays) { Obstacle::Unsure } else { Obstacle::Nobody });
         }
-        let is_in_force = self.program.as_ref().is_some_and(|program| program.places == places);
+        let is_in_force = self.program.as_ref() == Some(&places);
         Ok((!is_in_force).then_some(places))
-    }
-
-    /// A program names these places from now on. What was kept from somebody before is so all along.
-    pub(super) fn put_in_force(&mut self, now: Time, places: Vec<u32>) {
-        let since = self.program.as_ref().map_or(now, |program| program.since);
-        self.program = Some(Program { places, since });
     }
 
     /// What the program in force has to name while a listener leaves.
     pub(super) fn steady(&self, standing: impl Fn(u64) -> Standing) -> Option<Steady> {
         self.program.as_ref()?;
-        let all = self.group.places_of(|inode| standing(inode) == Standing::Stays);
-        let places = self.group.steady(&all);
-        let is_gap = all.len() == places.len() && places.len() == 1;
-        Some(Steady { places, is_gap })
+        Some(self.group.steady(self.group.places_of(|inode| standing(inode) == Standing::Stays)))
     }
 
     /// The program in force names other places now.
     pub(super) fn adapt(&mut self, steady: Steady) {
         self.is_disturbed |= steady.is_gap;
-        if let Some(program) = &mut self.program {
-            program.places = steady.places;
-        }
+        self.program = Some(steady.places);
     }
 
     /// Whether enough places stay sure when one more listener leaves than is `about_to`.
@@ -122,7 +90,7 @@ impl Steered {
         let members = self.group.members();
         let leaving = members.iter().filter(|inode| about_to(**inode)).count();
         let stay = u32::try_from(members.len().saturating_sub(leaving + 1)).unwrap_or(0);
-        let sure = self.program.iter().flat_map(|program| &program.places).any(|place| *place < stay);
+        let sure = self.program.iter().flatten().any(|place| *place < stay);
         leaving == 0 || sure
     }
 }
@@ -139,12 +107,8 @@ mod tests {
         for count in 1..=standings.len() as u64 {
             steered.observe(&(0..count).collect::<Vec<_>>(), None);
         }
-        steered.program = program.map(|places| Program { places: places.to_vec(), since: at(1) });
+        steered.program = program.map(<[u32]>::to_vec);
         steered
-    }
-
-    fn at(seconds: u64) -> Time {
-        Time::from_micros(seconds * 1_000_000)
     }
 
     fn of(standings: &[Standing]) -> impl Fn(u64) -> Standing {
@@ -183,28 +147,26 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_unasked_makes_the_program_young_again() {
-        for (released, since) in [(Some(2), at(1)), (None, at(9))] {
+    fn who_leaves_unasked_disturbs_the_program() {
+        for (released, disturbed) in [(Some(2), false), (None, true)] {
             let mut steered = steered(&[Stays, Leaves, Leaves], Some(&[0]));
             steered.observe(&[0, 1], released);
-            steered.settle(at(9));
-            assert_eq!(steered.program.as_ref().unwrap().since, since, "{released:?}");
-            steered.put_in_force(at(10), vec![1]);
-            assert_eq!(steered.program, Some(Program { places: vec![1], since }));
+            assert_eq!(steered.was_disturbed(), disturbed, "{released:?}");
+            assert!(!steered.was_disturbed());
         }
     }
 
     #[test]
     fn while_a_listener_leaves_the_last_place_is_not_named_if_there_is_another() {
         let table: [(&[Standing], &[u32], bool); 3] =
-            [(&[Stays, Leaves, Stays], &[0], false), (&[Leaves, Stays], &[1], true), (&[Stays, Leaves], &[0], true)];
-        for (standings, places, is_young) in table {
+            [(&[Stays, Leaves, Stays], &[0], false), (&[Leaves, Stays], &[1], true), (&[Stays, Leaves], &[0], false)];
+        for (standings, places, disturbed) in table {
             let mut steered = steered(standings, Some(&[0]));
             let steady = steered.steady(of(standings)).unwrap();
             assert_eq!(steady.places, places, "{standings:?}");
             steered.adapt(steady);
-            steered.settle(at(9));
-            assert_eq!(steered.program.unwrap().since == at(9), is_young, "{standings:?}");
+            assert_eq!(steered.program.as_deref(), Some(places), "{standings:?}");
+            assert_eq!(steered.was_disturbed(), disturbed, "{standings:?}");
         }
         assert_eq!(steered(&[Stays, Leaves], None).steady(of(&[Stays, Leaves])), None);
     }

@@ -21,6 +21,7 @@ pub(crate) use address::Address;
 
 use crate::spawn::Identity;
 use file::SocketFile;
+pub(crate) use slots::Avoidance;
 use slots::Slots;
 use tcp::{Owner, as_user, bind, bind_error, check_free, inode, listen};
 
@@ -227,20 +228,22 @@ impl Sockets {
         }
     }
 
-    /// Gives a slot's listener up.
-    pub(crate) fn close_slot(&mut self, slot: u32) {
-        if let Held::Slots(slots) = &mut self.held {
-            slots.close(slot);
+    /// Gives a slot's listener up. Returns how many connections wait there, and are lost.
+    pub(crate) fn close_slot(&mut self, slot: u32) -> u32 {
+        match &mut self.held {
+            Held::Slots(slots) => slots.close(slot),
+            Held::Shared { .. } | Held::Reserved { .. } => 0,
         }
     }
 
-    /// Gives new connections only to slots that are served, so that nobody waits for a boot.
+    /// Gives new connections only to slots that are `reachable`, so that nobody waits for a boot. Returns whether they are
+    /// kept from the others.
     ///
-    /// Fails once where the kernel refuses; from then on its hash decides.
-    pub(crate) fn steer(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
+    /// Fails where the kernel refuses, and then its hash decides.
+    pub(crate) fn steer(&mut self, reachable: BTreeSet<u32>) -> io::Result<Avoidance> {
         match &mut self.held {
-            Held::Slots(slots) => slots.steer(served),
-            Held::Shared { .. } | Held::Reserved { .. } => Ok(()),
+            Held::Slots(slots) => slots.steer(reachable),
+            Held::Shared { .. } | Held::Reserved { .. } => Ok(Avoidance::Not),
         }
     }
 

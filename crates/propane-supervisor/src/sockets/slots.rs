@@ -9,7 +9,8 @@ use socket2::Socket;
 
 use super::tcp::{inode, listen, port};
 use crate::group::Group;
-use crate::{sockdiag, steering};
+use crate::sockdiag::{self, Listener};
+use crate::steering;
 
 /// How old a look at the group may be when workers come and go. It costs a microsecond for each listener, and when a
 /// thousand workers are replaced at once, each of them changes who is served. What this manager does itself is known anyhow.
@@ -40,14 +41,29 @@ enum Origin {
     Lent,
 }
 
+/// Whether new connections are kept from slots that are not to get any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Avoidance {
+    /// They are, as before.
+    Kept,
+    /// They are from now on: until now they may have been sent to anybody.
+    Anew,
+    /// They are not: the kernel's own hash decides.
+    Not,
+}
+
 /// Listeners by slot, each made when its slot is first filled.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     by_number: BTreeMap<u32, Slot>,
     /// Where they stand in the kernel's group.
     group: Group,
-    /// Who gets new connections; `None` while the kernel's own hash decides, or where it lets nobody else.
-    served: Option<BTreeSet<u32>>,
+    /// Who gets new connections by the program in force; `None` where that is to be said anew.
+    reachable: Option<BTreeSet<u32>>,
+    /// Whether there is a program that names anybody. Else the kernel's own hash decides.
+    is_steered: bool,
+    /// Whether connections may have been sent to anybody since the program was put in force before.
+    is_disturbed: bool,
     refused: bool,
     looked_at: Option<Instant>,
 }
@@ -106,24 +122,35 @@ impl Slots {
     }
 
     /// Nobody uses the slot any more. Whoever still holds its listener, a descendant of a worker say, must not stay in the
-    /// group with it: connections would wait there for ever.
-    pub(super) fn close(&mut self, slot: u32) {
-        let Some(origin) = self.by_number.get(&slot).map(|slot| slot.origin) else { return };
+    /// group with it: connections would wait there for ever. Returns how many wait there, and are lost.
+    pub(super) fn close(&mut self, slot: u32) -> u32 {
+        let Some(origin) = self.by_number.get(&slot).map(|slot| slot.origin) else { return 0 };
         if origin == Origin::Received {
-            return;
+            return 0;
         }
-        let Some(Slot { socket: listener, .. }) = self.by_number.remove(&slot) else { return };
-        if origin == Origin::Lent {
-            return;
-        }
-        self.observe();
-        if let Err(error) = listener.shutdown(Shutdown::Both) {
+        let Some(closing) = self.by_number.remove(&slot).filter(|_| origin == Origin::Made) else { return 0 };
+        let queued = self.observe().iter().find(|it| it.inode == closing.inode).map_or(0, |it| it.queued);
+        self.make_way(&closing.socket);
+        if let Err(error) = closing.socket.shutdown(Shutdown::Both) {
             tracing::debug!("cannot shut a listener down: {error}");
         }
-        drop(listener);
+        drop(closing);
         self.observe();
         // The program in force may name places that have changed.
-        self.served = None;
+        self.reachable = None;
+        queued
+    }
+
+    /// Has nobody be sent to a listener while it leaves the group, nor to a place where nobody stands then.
+    fn make_way(&mut self, leaving: &Socket) {
+        if let Some(reachable) = self.reachable.take().filter(|_| self.is_steered) {
+            let steady = self.group.steady(self.places_of(&reachable));
+            let attached = steering::attach(leaving, &steady.places);
+            self.is_disturbed |= steady.is_gap || attached.is_err();
+        }
+        if let Err(error) = steering::hide(leaving) {
+            tracing::debug!("cannot hide a listener that is about to be closed: {error}");
+        }
     }
 
     /// Lets listeners listen again that a worker has shut down for everybody. Returns whether there were any.
@@ -140,40 +167,62 @@ impl Slots {
                 self.group.join(*inode);
             }
         }
-        self.served = None;
+        self.reachable = None;
         Ok(true)
     }
 
-    /// Takes in who is in the group: not all of them need be this manager's, or listen still.
-    fn observe(&mut self) {
+    /// Takes in who is in the group, and returns it: not all of them need be this manager's, or listen still.
+    fn observe(&mut self) -> Vec<Listener> {
         self.looked_at = Some(Instant::now());
-        let Some(port) = self.sockets().next().and_then(port) else { return };
-        let all = sockdiag::listeners(port).unwrap_or_default();
+        let Some(port) = self.sockets().next().and_then(port) else { return Vec::new() };
+        let mut members = sockdiag::listeners(port).unwrap_or_default();
         let own: BTreeSet<u64> = self.by_number.values().map(|slot| slot.inode).collect();
-        let Some(kind) = all.iter().find(|it| own.contains(&it.inode)).map(|it| it.kind) else { return };
-        let members: Vec<u64> = all.iter().filter(|it| it.kind == kind).map(|it| it.inode).collect();
-        self.group.observe(&members);
+        let Some(kind) = members.iter().find(|it| own.contains(&it.inode)).map(|it| it.kind) else { return Vec::new() };
+        members.retain(|it| it.kind == kind);
+        self.group.observe(&members.iter().map(|it| it.inode).collect::<Vec<_>>());
+        members
     }
 
-    /// Gives new connections to `served` slots only; to all where none is served.
-    pub(super) fn steer(&mut self, served: BTreeSet<u32>) -> io::Result<()> {
-        if self.refused || self.served.as_ref() == Some(&served) {
-            return Ok(());
+    /// Gives new connections to `reachable` slots only.
+    ///
+    /// Fails where the kernel refuses, and then its hash decides: from then on, if the refusal is for good.
+    pub(super) fn steer(&mut self, reachable: BTreeSet<u32>) -> io::Result<Avoidance> {
+        if !self.refused && self.reachable.as_ref() != Some(&reachable) {
+            if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+                self.observe();
+            }
+            self.reachable = None;
+            self.attach(&reachable)?;
+            // Where nobody knows who stands where, the next look may tell.
+            self.reachable = self.is_steered.then_some(reachable);
         }
-        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
-            self.observe();
+        Ok(match self.is_steered {
+            true if std::mem::take(&mut self.is_disturbed) => Avoidance::Anew,
+            true => Avoidance::Kept,
+            false => Avoidance::Not,
+        })
+    }
+
+    fn attach(&mut self, reachable: &BTreeSet<u32>) -> io::Result<()> {
+        let Some(member) = self.sockets().next() else { return Ok(()) };
+        let places = self.places_of(reachable);
+        let attached = steering::attach(member, &places);
+        // The program in force may name who leaves, and does not name who has come.
+        if attached.is_err()
+            && let Err(error) = steering::detach(member)
+        {
+            tracing::debug!("cannot take a steering program away: {error}");
         }
-        let attached = self.attach(&served);
-        self.refused = attached.is_err();
-        self.served = Some(served);
+        self.is_steered = attached.is_ok() && !places.is_empty();
+        self.is_disturbed |= !self.is_steered;
+        self.refused = attached.as_ref().is_err_and(steering::is_for_good);
         attached
     }
 
-    fn attach(&self, served: &BTreeSet<u32>) -> io::Result<()> {
-        let Some(member) = self.sockets().next() else { return Ok(()) };
-        let of_served: BTreeSet<u64> =
-            self.by_number.iter().filter(|(slot, _)| served.contains(slot)).map(|(_, slot)| slot.inode).collect();
-        // Without any, the kernel's hash decides.
-        steering::attach(member, &self.group.places_of(|inode| of_served.contains(&inode)))
+    /// Where the listeners of these slots stand, as far as that is known.
+    fn places_of(&self, slots: &BTreeSet<u32>) -> Vec<u32> {
+        let inodes: BTreeSet<u64> =
+            self.by_number.iter().filter(|(slot, _)| slots.contains(slot)).map(|(_, slot)| slot.inode).collect();
+        self.group.places_of(|inode| inodes.contains(&inode))
     }
 }

@@ -4,7 +4,8 @@
 //! promise is; what the clients have seen is printed.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use nix::unistd::Pid;
 use propane_load::{Failure, Load, Mode, Report};
 
 use crate::peers::{fixture, has};
-use crate::support::{App, Manager, PATIENCE, eventually, field};
+use crate::support::{App, Manager, PATIENCE, eventually, field, get, pid_in};
 
 fn number(variable: &str, default: u32) -> u32 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -184,6 +185,57 @@ fn killed_workers_lose_what_they_were_at_and_no_more() {
     }
     let most = u64::from(kills * clients / 4);
     assert!(report.failures() <= most, "{kills} kills\n{report}");
+}
+
+/// Answers, and holds a connection to `/hold` until its client closes it; finishes what it has on TERM.
+const HOLDING_WORKER: &str = "\
+import os, signal, socket, sys, threading
+s = socket.socket(fileno=int(sys.argv[1]))
+def serve(c):
+    d = b''
+    while b'\\r\\n\\r\\n' not in d: d += c.recv(4096)
+    c.sendall(b'HTTP/1.1 200 OK\\r\\nX-Pid: %d\\r\\nContent-Length: 0\\r\\n\\r\\n' % os.getpid())
+    if b'/hold' in d: c.recv(1)
+    c.close()
+def leave(*_): sys.exit()
+signal.signal(signal.SIGTERM, leave)
+while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()
+";
+
+/// While nobody serves, new connections wait for those who will, and not for somebody who is about to go.
+#[test]
+fn who_comes_while_nobody_serves_is_not_lost_with_a_slot_that_goes() {
+    if !has("python3") {
+        return;
+    }
+    let app = app(2, "python3 -u hold.py {fd}", "respawnDelayMs = 1000; respawnDelayMaxMs = 1000;");
+    app.write("hold.py", HOLDING_WORKER);
+    let manager = app.start_ready(&[]);
+    let pids = [1, 2].map(|nth| pid_in(&manager.wait_for_nth("event=worker_started", nth)));
+    // Held in the slot that is to go.
+    let held = eventually("a connection to slot 1", || {
+        let mut client = TcpStream::connect(app.address).unwrap();
+        client.write_all(b"GET /hold HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        let answer = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+        let pid =
+            answer.take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix("X-Pid: ").map(str::to_owned));
+        (pid == Some(pids[1].to_string())).then_some(client)
+    });
+    manager.signal(Signal::SIGTTOU);
+    manager.wait_for("event=http_worker_stop_requested");
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+    manager.wait_for("event=worker_exited");
+    let clients = [(); 16].map(|()| {
+        let address = app.address;
+        std::thread::spawn(move || get(address, "/"))
+    });
+    manager.wait_for_nth("event=worker_ready", 3);
+    drop(held);
+    manager.wait_for("event=http_worker_stopped");
+    for client in clients {
+        assert_eq!(client.join().unwrap().unwrap().0, 200);
+    }
+    manager.stop();
 }
 
 /// A worker that is switched to a fault by a file.
