@@ -123,7 +123,7 @@ impl Deadlines {
             let over = entry.told.is_some_and(|told| context.now >= told.kill_by)
                 || entry.aborted_at.is_some_and(|at| context.now >= at + ABORT_TIMEOUT);
             let late = over && context.is_time();
-            let lawful = late || self.hurry || entry.boot_timed_out || is_unneeded(entry, *reason);
+            let lawful = late || self.hurry || entry.boot_timed_out || came_too_late(context, entry, *reason);
             ensure(lawful && (late || !*grace_over), Rule::KillLawful, || {
                 format!("{action:?} of {entry:?} at {}", context.now)
             })?;
@@ -203,7 +203,8 @@ fn abort(context: &Context, entry: &mut Entry, reported: Option<WorkerId>) -> Re
     Ok(())
 }
 
-/// Whether a worker is one of a rollout that failed, and was never of use.
-fn is_unneeded(entry: &Entry, reason: StopReason) -> bool {
-    entry.ready_at.is_none() && matches!(reason, StopReason::ReloadAbort(_) | StopReason::RecycleAbort)
+/// Whether a worker is one of a rollout that had failed before it came to be: nobody can have connected to it yet.
+fn came_too_late(context: &Context, entry: &Entry, reason: StopReason) -> bool {
+    let is_new = entry.called_off && entry.spawned_at == Some(context.now);
+    is_new && matches!(reason, StopReason::ReloadAbort(_) | StopReason::RecycleAbort)
 }

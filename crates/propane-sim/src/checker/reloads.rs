@@ -293,15 +293,16 @@ fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) 
     ensure(held, Rule::Handover, || format!("{entry:?} at {}", context.now))
 }
 
-/// Whether a worker is one that leaves for others and could lose what waits for it.
+/// Whether a worker is one that leaves for others and could lose what waits for it, ready or not.
 fn must_drain(context: &Context, entry: &Entry, reason: StopReason) -> bool {
-    let with_others = matches!(reason, StopReason::ReloadRetire(_) | StopReason::ScaleDown | StopReason::Recycle(_));
+    let with_others =
+        !matches!(reason, StopReason::Shutdown(_) | StopReason::BootTimeout | StopReason::HeartbeatTimeout);
     let concerned = match context.policy.turn_away {
         TurnAway::Nobody => false,
         TurnAway::LeavingSlots => reason == StopReason::ScaleDown,
         TurnAway::Everybody => true,
     };
-    entry.role == Role::Http && concerned && with_others && entry.ready_at.is_some()
+    entry.role == Role::Http && concerned && with_others && !was_late(context, entry)
 }
 
 fn was_late(context: &Context, entry: &Entry) -> bool {

@@ -51,10 +51,12 @@ impl Supervisor {
         self.http.iter_mut().filter_map(|slot| slot.next.take()).collect()
     }
 
+    /// Has new workers leave. One that is not known to be ready may have been given connections all the same: it accepts
+    /// before that is seen, from a queue of its own or from the one that it shares with the old worker.
     pub(super) fn drop_new(&mut self, now: Time, new: &[WorkerId], cause: Cause) {
         for worker in new.iter().copied() {
             match self.workers.get(worker).map(|worker| &worker.state) {
-                Some(State::Ready) => self.retire(now, worker, cause.abort_reason()),
+                Some(State::Starting { .. } | State::Ready) => self.retire(now, worker, cause.abort_reason()),
                 Some(State::Aborting { .. }) => {} // it dumps core, and is killed when that takes too long
                 _ => self.kill(now, worker, cause.abort_reason(), false),
             }
