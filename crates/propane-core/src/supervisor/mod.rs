@@ -243,7 +243,7 @@ impl Supervisor {
         self.start_what_waits(now);
         self.announce_ready(now);
         self.end_if_none_is_left(now);
-        self.advance_stop(now);
+        self.advance_stop();
     }
 
     fn boot(&mut self, now: Time) {

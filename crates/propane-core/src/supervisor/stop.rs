@@ -122,12 +122,16 @@ impl Supervisor {
         self.workers.all().keys().copied().collect()
     }
 
-    pub(super) fn advance_stop(&mut self, now: Time) {
+    /// It has served for long enough.
+    pub(super) fn fire_stop(&mut self, now: Time) {
         if let Phase::Lasting { cause, until } = self.phase
             && until <= now
         {
             self.drain_all(now, cause, 0);
         }
+    }
+
+    pub(super) fn advance_stop(&mut self) {
         if let Phase::Stopping { cause, exit_code } = self.phase
             && self.workers.all().is_empty()
         {

@@ -41,9 +41,11 @@ impl Supervisor {
     }
 
     /// Deadlines are judged here and nowhere else: other events may stand before those that would have met a deadline, the
-    /// heartbeats of other workers say.
+    /// heartbeats of other workers say. First what becomes of workers: it may end the rollout, or the wait before a stop.
     pub(super) fn fire_due(&mut self, now: Time) {
         self.fire_workers(now);
+        self.fire_settling(now);
+        self.fire_stop(now);
         self.fire_respawns(now);
         self.fire_samples(now);
     }

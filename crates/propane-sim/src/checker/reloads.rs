@@ -266,7 +266,9 @@ impl Reloads {
             }
             (StopReason::Recycle(_), _) if !kill && context.policy.overlap_allowed => {
                 let settled = is_settled(context, books, entry.slot, |other| other.id != entry.id);
-                ensure(settled || was_late(context, entry), Rule::Handover, || format!("{entry:?}"))
+                ensure(settled && is_heard(context) || was_late(context, entry), Rule::Handover, || {
+                    format!("{entry:?}")
+                })
             }
             _ => Ok(()),
         }
@@ -278,7 +280,8 @@ fn is_retired(entry: &Entry) -> bool {
 }
 
 /// Whether everything that a worker's retirement needs is there. Where old and new cannot be side by side, nothing is;
-/// a worker that was told before it existed goes whatever has become of its successor meanwhile.
+/// a worker that was told before it existed goes whatever has become of its successor meanwhile. Everybody else is told when
+/// whatever has become of the successor was heard.
 fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) -> Result<(), Violation> {
     if !reload.overlaps || was_late(context, entry) {
         return Ok(());
@@ -290,7 +293,7 @@ fn handed_over(context: &Context, books: &Books, entry: &Entry, reload: Reload) 
         (true, true) => (0..reload.target).all(ready),
         (false, _) => (0..reload.target).all(|slot| books.was_ready(reload.generation, slot)),
     };
-    ensure(held, Rule::Handover, || format!("{entry:?} at {}", context.now))
+    ensure(held && is_heard(context), Rule::Handover, || format!("{entry:?} at {}", context.now))
 }
 
 /// Whether a worker is one that leaves for others and could lose what waits for it, ready or not.
@@ -303,6 +306,11 @@ fn must_drain(context: &Context, entry: &Entry, reason: StopReason) -> bool {
         TurnAway::Everybody => true,
     };
     entry.role == Role::Http && concerned && with_others && !was_late(context, entry)
+}
+
+/// Whether everything was heard that has happened while new workers had to settle, where they had to.
+fn is_heard(context: &Context) -> bool {
+    context.is_time() || context.policy.reload_overlap.is_zero()
 }
 
 fn was_late(context: &Context, entry: &Entry) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use propane_core::{Action, Event, Report, RespawnMode, Role, StartReason, StopReason, Time, WorkerId};
+use propane_core::{Action, Event, Generation, Report, RespawnMode, Role, StartReason, StopReason, Time, WorkerId};
 
 use super::books::{Books, Entry};
 use super::{Context, Rule, Violation, ensure};
@@ -35,14 +35,19 @@ struct Slot {
     due: Time,
     /// Somebody has to be there from then on.
     pending: bool,
+    /// That of the last one who was asked for.
+    generation: Generation,
 }
 
 impl Respawns {
     pub(crate) fn action(&mut self, context: &Context, books: &Books, action: &Action) -> Result<(), Violation> {
         match action {
-            Action::Spawn { worker, role, slot, .. } => {
-                let slot = self.slots.get(&(*role, *slot)).copied().unwrap_or_default();
-                let is_respawn = slot.pending && slot.due <= context.now && context.is_time();
+            Action::Spawn { worker, role, slot, generation } => {
+                let slot = self.slots.entry((*role, *slot)).or_default();
+                // A job worker of another generation is there because a reload hands over, at this very moment perhaps.
+                let is_same = *role == Role::Http || slot.generation == *generation;
+                let is_respawn = is_same && slot.pending && slot.due <= context.now && context.is_time();
+                slot.generation = *generation;
                 self.asked.insert(*worker, Asked { due: slot.due, is_respawn });
                 Ok(())
             }

@@ -196,14 +196,14 @@ impl Stop {
         ensure(code == expected, Rule::ExitCode, || format!("{code} for {cause:?}, not {expected}"))?;
         let drain = if by_operator { context.policy.shutdown_drain } else { Duration::ZERO };
         let until = self.drain_until.unwrap_or(context.now + drain);
-        let early = context.now < until && !self.hurry;
+        // The step of the request has an end of its own, and after it the drain ends when time passes.
+        let unheard = self.drain_until.is_some() && !context.is_time();
+        let early = (context.now < until || unheard) && !self.hurry;
         // Where nobody is left and nobody comes back there is nothing to wait with.
-        let pointless = match context.event {
-            Event::StopRequested { .. } => {
-                !self.booted || context.policy.respawn == RespawnMode::Never && books.present().next().is_none()
-            }
-            Event::TimePassed => context.policy.respawn != RespawnMode::Always,
-            _ => true,
+        let pointless = if matches!(context.event, Event::StopRequested { .. }) {
+            !self.booted || context.policy.respawn == RespawnMode::Never && books.present().next().is_none()
+        } else {
+            self.has_reached || is_hopeless(context.event) || context.policy.respawn != RespawnMode::Always
         };
         ensure(!early || pointless, Rule::ShutdownDrainLasts, || format!("{} of {until}", context.now))?;
         self.stopping = Some((cause, code));
@@ -228,7 +228,8 @@ impl Stop {
         self.begin(context);
         let late = self.over_by.is_some_and(|by| context.now > by);
         ensure(!late, Rule::StopInTime, || format!("{} is after {:?}", context.now, self.over_by))?;
-        let waits = self.drain_until.is_some_and(|until| context.now >= until) && self.stopping.is_none();
+        let is_over = context.is_time() && self.drain_until.is_some_and(|until| context.now >= until);
+        let waits = is_over && self.stopping.is_none();
         ensure(!waits, Rule::StopInTime, || format!("the drain is over since {:?}", self.drain_until))?;
         let gone = self.stopping.is_some() && books.present().next().is_none();
         ensure(!gone, Rule::Exits, || format!("{}", context.now))?;

@@ -126,7 +126,7 @@ impl Supervisor {
             let went_on = match rollout.stage {
                 Stage::Vacating => self.port_is_free() && self.boot_batch(now),
                 Stage::Booting => self.batch_is_ready() && self.settle_or_go_on(now),
-                Stage::Settling { until } => until <= now && self.switch(now),
+                Stage::Settling { .. } => false, // until its deadline is judged
                 Stage::Draining => self.old_are_gone() && self.next_batch_or_finish(now),
             };
             if !went_on {
@@ -139,6 +139,13 @@ impl Supervisor {
         match self.rollout.as_ref()?.stage {
             Stage::Settling { until } => Some(until),
             _ => None,
+        }
+    }
+
+    /// The new workers have stayed for as long as they had to.
+    pub(super) fn fire_settling(&mut self, now: Time) {
+        if self.rollout_deadline().is_some_and(|until| until <= now) {
+            self.switch(now);
         }
     }
 
@@ -231,16 +238,19 @@ impl Supervisor {
 
     fn settle_or_go_on(&mut self, now: Time) -> bool {
         let Some(rollout) = &self.rollout else { return false };
-        if rollout.by_batch || rollout.queue.is_empty() {
-            self.set_stage(Stage::Settling { until: now + self.policy.reload_overlap })
-        } else {
-            self.next_batch_or_finish(now)
+        if !rollout.by_batch && !rollout.queue.is_empty() {
+            return self.next_batch_or_finish(now);
         }
+        if self.policy.reload_overlap.is_zero() {
+            self.switch(now);
+            return true;
+        }
+        self.set_stage(Stage::Settling { until: now + self.policy.reload_overlap })
     }
 
     /// The new workers take their slots over, the old ones are told to leave.
-    fn switch(&mut self, now: Time) -> bool {
-        let Some(cause) = self.rollout.as_ref().map(|rollout| rollout.cause) else { return false };
+    fn switch(&mut self, now: Time) {
+        let Some(cause) = self.rollout.as_ref().map(|rollout| rollout.cause) else { return };
         let mut replaced = 0;
         for index in 0..self.http_count() {
             let Some(slot) = self.slot(Role::Http, index) else { continue };
@@ -256,7 +266,7 @@ impl Supervisor {
                 self.retire(now, old, cause.stop_reason());
             }
         }
-        let Some(rollout) = &mut self.rollout else { return false };
+        let Some(rollout) = &mut self.rollout else { return };
         rollout.replaced += replaced;
         rollout.stage = Stage::Draining;
         let (last, target) = (rollout.queue.is_empty(), rollout.target);
@@ -266,7 +276,6 @@ impl Supervisor {
             self.truncate(now, Role::Http, target, cause.stop_reason());
             self.replace_jobs(now, generation);
         }
-        true
     }
 
     /// Each job slot stops its old process and then starts the new one: a scheduler must not run twice.
