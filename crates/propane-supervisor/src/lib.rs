@@ -3,6 +3,7 @@
 //! It makes no decisions. [`run`] takes a resolved configuration, turns it into the core's policy and the workers'
 //! command lines, and then only carries events to the core and performs its actions.
 
+mod adopted;
 mod children;
 mod clock;
 mod collision;

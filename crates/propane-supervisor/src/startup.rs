@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use propane_config::{Inputs, Resolution, ResolvedConfig, SocketStrategy, Strategy, WorkerChoice, unix_path};
 
+use crate::adopted::Adopted;
 use crate::driver::{Driver, Setup};
 use crate::identity::{self, IdentityError};
 use crate::journal::Journal;
@@ -75,6 +76,7 @@ pub fn run(inputs: Inputs, resolution: &Resolution) -> u8 {
 
 fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     let run = &resolution.run;
+    let adopted = Adopted::expected();
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let received = Received::take(&inputs.env)?;
@@ -106,7 +108,7 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
         pid_file.remove();
         return Err(print_routes(inputs, resolution, strategy, identity));
     }
-    let start = Start { resolution, strategy, identity: identity.as_ref(), received, warden, record };
+    let start = Start { resolution, strategy, identity: identity.as_ref(), received, warden, record, adopted };
     let outcome = start.serve(inputs, signals, spawner, &mut pid_file);
     // The log's last line is about a manager that has left nothing behind.
     pid_file.remove();
@@ -169,6 +171,7 @@ struct Start<'a> {
     warden: Option<Warden>,
     /// What the warden reads.
     record: Option<PrivateFile>,
+    adopted: Adopted,
 }
 
 impl Start<'_> {
@@ -212,7 +215,7 @@ impl Start<'_> {
         let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner, warden_end };
         let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
         let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
-        end_adopted();
+        self.adopted.end();
         if let Some(warden) = &self.warden {
             // There is nothing left that it could end.
             warden.dismiss();
@@ -301,22 +304,6 @@ fn start_warden(spawner: &mut Spawner) -> Option<(Warden, PrivateFile)> {
         tracing::warn!("no warden, {WITHOUT_WARDEN}: {error}");
     }
     warden.ok()
-}
-
-/// Ends what workers have left to this subreaper: descendants that went their own way.
-fn end_adopted() {
-    let me = std::process::id().cast_signed();
-    loop {
-        let adopted = crate::procinfo::children(me);
-        if adopted.is_empty() {
-            return;
-        }
-        for pid in adopted {
-            // A child of this process that nobody else reaps: the number is its own.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-            crate::reaper::discard(pid);
-        }
-    }
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

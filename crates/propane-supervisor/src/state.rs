@@ -241,6 +241,11 @@ fn kill(id: ProcessId) -> Option<OwnedFd> {
     Some(pidfd)
 }
 
+/// Whether a process has a sign that it is this manager's.
+pub(crate) fn is_own(pid: i32) -> bool {
+    procinfo::identify(self_pid()).is_some_and(|manager| sign_of(pid, manager) != Sign::Another)
+}
+
 fn sign_of(pid: i32, manager: ProcessId) -> Sign {
     match procinfo::mark(pid) {
         Some(mark) if mark == manager.mark() => Sign::Marked,

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::peers::has;
-use crate::support::{App, Manager, children_of, eventually, wait_gone, warden_of};
+use crate::support::{App, Manager, children_of, eventually, is_alive, wait_gone, warden_of};
 
 /// Half a second is promised, and some milliseconds are what it takes (they are printed); a busy machine may take longer
 /// to let anybody run at all.
@@ -238,6 +238,37 @@ fn a_descendant_that_went_its_own_way_ends_with_the_manager() {
     let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
     manager.stop();
     wait_gone(own);
+}
+
+#[test]
+fn whoever_was_there_before_the_manager_outlives_its_end() {
+    let app = App::new("propaneAccessories = { workerCount = 1; };");
+    // A start script with a sidecar, and with another one that leaves a child to the manager.
+    let script = "sh -c 'echo $$ >> pids; exec sleep 1006' > /dev/null 2>&1 & \
+                  (sh -c 'echo $$ >> pids; exec sleep 1007' & read x < go) > /dev/null 2>&1 & \
+                  exec \"$@\"";
+    assert!(Command::new("mkfifo").arg(app.path("go")).status().unwrap().success());
+    let job = "setsid sh -c 'echo $$ > own.new; mv own.new own; exec sleep 1008' & exec sleep 1009";
+    let propane = app.command(&["--job-worker-count", "1", "--job-worker-cmd", job]);
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(propane.get_program()).args(propane.get_args());
+    command.current_dir(app.root()).stdin(Stdio::null());
+    for (name, _) in propane.get_envs() {
+        command.env_remove(name);
+    }
+    let manager = Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    let others = pids(&app, 2);
+    app.write("go", "\n");
+    let own = eventually("its pid", || fs::read_to_string(app.path("own")).ok()?.trim().parse().ok());
+    eventually("the adoption", || others.iter().all(|pid| manager.children().contains(pid)).then_some(()));
+    manager.stop();
+    wait_gone(own);
+    for pid in others {
+        assert!(is_alive(pid), "pid {pid} has nothing to do with the manager");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        wait_gone(pid);
+    }
 }
 
 #[test]
