@@ -139,64 +139,39 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
         (line, facts)
     }
 
+    /// One line a report: a new report is a new arm.
     fn event(&self, report: &Report) -> Line {
         match report {
-            Report::WorkerStarted { .. }
-            | Report::WorkerSpawnFailed { .. }
-            | Report::WorkerReady { .. }
-            | Report::WorkerExited { .. }
-            | Report::WorkerBootTimedOut { .. }
-            | Report::WorkerHeartbeatTimedOut { .. } => self.life_event(report),
-            Report::WorkerStopRequested { .. } | Report::WorkerStopped { .. } => self.stop_event(report),
-            Report::WorkerTurnedAway { .. }
-            | Report::WorkerDrained { .. }
-            | Report::WorkerDrainTimedOut { .. }
-            | Report::WorkerConnectionsCut { .. } => self.drain_event(report),
-            Report::WorkerFdPressure { .. }
-            | Report::WorkerRecycleRequested { .. }
-            | Report::WorkerRecycleFailed { .. } => self.recycle_event(report),
-            _ => self.manager_event(report),
-        }
-    }
-
-    fn life_event(&self, report: &Report) -> Line {
-        match report {
             Report::WorkerStarted { worker, reason } => {
-                let (line, facts) = self.worker_line("worker_started", *worker);
-                with_place(line.field("reason", reason), facts)
-            }
-            Report::WorkerReady { worker, after, proof } => {
-                let (line, facts) = self.worker_line("worker_ready", *worker);
-                with_place(line.field("proof", proof).millis("after_ms", *after), facts)
-            }
-            Report::WorkerExited { worker, status, respawn_in } => {
-                let (line, facts) = self.worker_line("worker_exited", *worker);
-                let action = if respawn_in.is_some() { "respawn" } else { "none" };
-                let line = with_place(with_status(line, *status).field("restart_action", action), facts);
-                with_delay(line, "respawn_in_ms", *respawn_in)
+                self.about("worker_started", *worker, |line| line.field("reason", reason))
             }
             Report::WorkerSpawnFailed { role: of, slot, generation, message, retry_in } => {
                 let line = self.line("worker_spawn_failed").field("role", role(*of));
                 let line = line.field("slot", slot).field("generation", generation).field("error", message);
                 with_delay(line, "retry_in_ms", *retry_in)
             }
+            Report::WorkerReady { worker, after, proof } => {
+                self.about("worker_ready", *worker, |line| line.field("proof", proof).millis("after_ms", *after))
+            }
+            Report::WorkerExited { worker, status, respawn_in } => self.exited(*worker, *status, *respawn_in),
             Report::WorkerBootTimedOut { worker, timeout } => {
-                self.timeout_event("worker_boot_timeout", *worker, *timeout)
+                self.about("worker_boot_timeout", *worker, |line| with_timeout(line, *timeout))
             }
             Report::WorkerHeartbeatTimedOut { worker, timeout } => {
-                self.timeout_event("worker_watchdog_timeout", *worker, *timeout)
+                self.about("worker_watchdog_timeout", *worker, |line| with_timeout(line, *timeout))
             }
-            other => unreachable_report(other),
-        }
-    }
-
-    fn timeout_event(&self, event: &str, worker: WorkerId, timeout: Duration) -> Line {
-        let (line, facts) = self.worker_line(event, worker);
-        with_place(line.field("timeout_seconds", timeout.as_secs()), facts)
-    }
-
-    fn stop_event(&self, report: &Report) -> Line {
-        match report {
+            Report::WorkerTurnedAway { worker, reason } => {
+                self.about("worker_turned_away", *worker, |line| line.field("reason", reason))
+            }
+            Report::WorkerDrained { worker, after, waited } => self.about("worker_drained", *worker, |line| {
+                line.field("waited_connections", waited).millis("after_ms", *after)
+            }),
+            Report::WorkerDrainTimedOut { worker, timeout } => {
+                self.about("worker_drain_timeout", *worker, |line| line.millis("timeout_ms", *timeout))
+            }
+            Report::WorkerConnectionsCut { worker, count } => {
+                self.about("worker_connections_cut", *worker, |line| line.field("count", count))
+            }
             Report::WorkerStopRequested { worker, kill, reason, grace_over } => {
                 let (line, facts) = self.stop_line("stop_requested", *worker);
                 let signal = if *kill { "KILL" } else { "TERM" };
@@ -207,108 +182,83 @@ impl<F: Fn(WorkerId) -> WorkerFacts> Renderer<F> {
                 let line = with_status(line, *status).field("reason", reason);
                 with_place(line, facts).millis("after_ms", *after)
             }
-            other => unreachable_report(other),
-        }
-    }
-
-    fn drain_event(&self, report: &Report) -> Line {
-        match report {
-            Report::WorkerTurnedAway { worker, reason } => {
-                let (line, facts) = self.worker_line("worker_turned_away", *worker);
-                with_place(line.field("reason", reason), facts)
-            }
-            Report::WorkerDrained { worker, after, waited } => {
-                let (line, facts) = self.worker_line("worker_drained", *worker);
-                with_place(line.field("waited_connections", waited).millis("after_ms", *after), facts)
-            }
-            Report::WorkerDrainTimedOut { worker, timeout } => {
-                let (line, facts) = self.worker_line("worker_drain_timeout", *worker);
-                with_place(line.millis("timeout_ms", *timeout), facts)
-            }
-            Report::WorkerConnectionsCut { worker, count } => {
-                let (line, facts) = self.worker_line("worker_connections_cut", *worker);
-                with_place(line.field("count", count), facts)
-            }
-            other => unreachable_report(other),
-        }
-    }
-
-    fn recycle_event(&self, report: &Report) -> Line {
-        match report {
             Report::WorkerFdPressure { worker, severity, sample } => {
                 let name = if *severity == FdSeverity::Critical { "critical" } else { "warning" };
-                let (line, facts) = self.worker_line(&format!("worker_fd_pressure_{name}"), *worker);
-                with_place(with_fds(line, sample), facts)
+                self.about(&format!("worker_fd_pressure_{name}"), *worker, |line| with_fds(line, sample))
             }
             Report::WorkerRecycleRequested { worker, reason, sample } => {
-                let of_fds = matches!(reason, RecycleReason::FdCount | RecycleReason::FdPercent);
-                let event = if of_fds { "worker_fd_pressure_retire_requested" } else { "worker_recycle_requested" };
-                let (line, facts) = self.worker_line(event, *worker);
-                let line = line.field("reason", reason.threshold());
-                let line = match sample {
-                    Some(sample) if of_fds => with_fds(line, sample),
-                    Some(sample) => line.field("rss_kib", sample.rss_kib),
-                    None => line,
-                };
-                with_place(line, facts)
+                self.recycle_requested(*worker, *reason, sample.as_ref())
             }
             Report::WorkerRecycleFailed { slot, failure } => {
                 with_failure(self.line("worker_recycle_failed"), *failure).field("slot", slot)
             }
-            other => unreachable_report(other),
-        }
-    }
-
-    fn manager_event(&self, report: &Report) -> Line {
-        match report {
             Report::ManagerReady { workers, after } => {
                 self.line("manager_ready").field("worker_count", workers).millis("after_ms", *after)
             }
-            Report::ReloadRequested { cause } => {
-                let line = self.line("manager_reload_requested");
-                match cause {
-                    ReloadCause::Hup => line.field("signal", "HUP"),
-                    ReloadCause::SocketRenewed => line.field("signal", INTERNAL).field("reason", "socket_renewed"),
-                }
+            Report::ReloadRequested { cause } => self.reload_requested(*cause),
+            Report::ReloadStarted { generation, workers, job_workers } => {
+                let line = self.line("manager_reload_started").field("generation", generation);
+                line.field("worker_count", workers).field("async_worker_count", job_workers)
             }
-            Report::ReloadStarted { generation, workers, job_workers } => self
-                .line("manager_reload_started")
-                .field("generation", generation)
-                .field("worker_count", workers)
-                .field("async_worker_count", job_workers),
-            Report::ReloadCompleted { generation, workers, job_workers, after, killed, cut } => self
-                .line("manager_reload_completed")
-                .field("generation", generation)
-                .field("active_workers", workers)
-                .field("active_async_workers", job_workers)
-                .millis("after_ms", *after)
-                .field("killed_workers", killed)
-                .field("cut_connections", cut),
+            Report::ReloadCompleted { generation, workers, job_workers, after, killed, cut } => {
+                let line = self.line("manager_reload_completed").field("generation", generation);
+                let line = line.field("active_workers", workers).field("active_async_workers", job_workers);
+                let line = line.millis("after_ms", *after);
+                line.field("killed_workers", killed).field("cut_connections", cut)
+            }
             Report::ReloadFailed { generation, failure, replaced, of } => {
-                with_failure(self.line("manager_reload_failed").field("generation", generation), *failure)
-                    .field("replaced", replaced)
-                    .field("of", of)
+                let line = self.line("manager_reload_failed").field("generation", generation);
+                with_failure(line, *failure).field("replaced", replaced).field("of", of)
             }
             Report::Resized { from, to } => self.line("manager_workers_changed").field("from", from).field("to", to),
-            Report::ShutdownRequested { cause, exit_status } => {
-                let line = self.line("manager_shutdown_requested");
-                let line = line.field("signal", shutdown_signal(*cause)).field("reason", cause);
-                match exit_status {
-                    Some(status) => line.field("exit_status", status),
-                    None => line,
-                }
-            }
+            Report::ShutdownRequested { cause, exit_status } => self.shutdown_requested(*cause, *exit_status),
             Report::ManagerStopping { cause, exit_code } => {
                 self.line("manager_stopping").field("reason", cause).field("exit_code", exit_code)
             }
-            other => unreachable_report(other),
         }
     }
-}
 
-/// `event` hands each report to the function that knows it.
-fn unreachable_report(report: &Report) -> Line {
-    unreachable!("{report:?} is rendered elsewhere")
+    /// A line about a worker that ends with its place.
+    fn about(&self, event: &str, worker: WorkerId, tell: impl FnOnce(Line) -> Line) -> Line {
+        let (line, facts) = self.worker_line(event, worker);
+        with_place(tell(line), facts)
+    }
+
+    fn exited(&self, worker: WorkerId, status: ExitStatus, respawn_in: Option<Duration>) -> Line {
+        let action = if respawn_in.is_some() { "respawn" } else { "none" };
+        let tell = |line| with_status(line, status).field("restart_action", action);
+        with_delay(self.about("worker_exited", worker, tell), "respawn_in_ms", respawn_in)
+    }
+
+    fn recycle_requested(&self, worker: WorkerId, reason: RecycleReason, sample: Option<&Sample>) -> Line {
+        let of_fds = matches!(reason, RecycleReason::FdCount | RecycleReason::FdPercent);
+        let event = if of_fds { "worker_fd_pressure_retire_requested" } else { "worker_recycle_requested" };
+        self.about(event, worker, |line| {
+            let line = line.field("reason", reason.threshold());
+            match sample {
+                Some(sample) if of_fds => with_fds(line, sample),
+                Some(sample) => line.field("rss_kib", sample.rss_kib),
+                None => line,
+            }
+        })
+    }
+
+    fn reload_requested(&self, cause: ReloadCause) -> Line {
+        let line = self.line("manager_reload_requested");
+        match cause {
+            ReloadCause::Hup => line.field("signal", "HUP"),
+            ReloadCause::SocketRenewed => line.field("signal", INTERNAL).field("reason", "socket_renewed"),
+        }
+    }
+
+    fn shutdown_requested(&self, cause: ShutdownCause, exit_status: Option<u8>) -> Line {
+        let line = self.line("manager_shutdown_requested");
+        let line = line.field("signal", shutdown_signal(cause)).field("reason", cause);
+        match exit_status {
+            Some(status) => line.field("exit_status", status),
+            None => line,
+        }
+    }
 }
 
 fn worker_noun(role: Role) -> &'static str {
@@ -344,6 +294,10 @@ fn with_status(line: Line, status: ExitStatus) -> Line {
 
 fn with_place(line: Line, facts: WorkerFacts) -> Line {
     line.field("slot", facts.slot).field("generation", facts.generation)
+}
+
+fn with_timeout(line: Line, timeout: Duration) -> Line {
+    line.field("timeout_seconds", timeout.as_secs())
 }
 
 fn with_delay(line: Line, key: &str, delay: Option<Duration>) -> Line {
