@@ -1,10 +1,17 @@
 //! Children of the manager that are no workers: what workers have left to this subreaper, descendants that went their own
 //! way, and whoever was there before, because a shell that became the manager (`exec`) had started it.
 
+use std::io;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{procinfo, reaper, state};
+
+/// From now on orphans of descendants become this process's children.
+pub(crate) fn begin() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
 
 /// Who may be among the children at the end.
 #[derive(Clone, Copy, Debug)]

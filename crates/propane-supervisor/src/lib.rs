@@ -10,6 +10,7 @@ mod collision;
 mod diagnostics;
 mod drain;
 mod driver;
+mod greeting;
 mod group;
 mod http_probe;
 mod identity;

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use propane_config::{Inputs, Resolution, ResolvedConfig, SocketStrategy, Strategy, WorkerChoice, unix_path};
+use propane_config::{Inputs, Resolution, SocketStrategy, Strategy, WorkerChoice, unix_path};
 
-use crate::adopted::Adopted;
+use crate::adopted::{self, Adopted};
 use crate::driver::{Driver, Setup};
+use crate::greeting::Greeting;
 use crate::identity::{self, IdentityError};
 use crate::journal::Journal;
 use crate::notify::NotifyDirectory;
@@ -182,32 +183,20 @@ impl Start<'_> {
         spawner: Spawner,
         pid_file: &mut PidFile,
     ) -> Result<(u8, Farewell), StartError> {
-        let (resolution, run) = (self.resolution, &self.resolution.run);
-        let state_file = state::path_for(pid_file.path());
-        match state::clear_leftovers(&state_file) {
-            Before::Running(pid) => return Err(StartError::Running { pid, path: run.pid_file.display().to_string() }),
-            Before::Cleared(pids) => {
-                for pid in pids {
-                    tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
-                }
-            }
-        }
+        let resolution = self.resolution;
+        let (state_file, running_file) = (state::path_for(pid_file.path()), running::path_for(pid_file.path()));
+        self.clear_leftovers(&state_file)?;
         let address = self.address()?;
-        let mut loader = Loader::new(inputs, resolution, self.strategy, self.identity.cloned());
-        if let Some(address) = &address {
-            loader.listens_on(address.clone());
-        }
+        let mut loader = self.loader(inputs, address.as_ref());
         let plan = loader.plan(resolution);
         let mut journal = open_journal(resolution)?;
-        let shown = Shown::new(resolution, self.strategy, address.as_ref());
-        shown.greet(&mut journal);
+        let greeting = Greeting::new(resolution, self.strategy, address.as_ref());
+        greeting.greet(&mut journal);
         raise_fd_limit();
         let sockets = self.open_sockets(address)?;
         pid_file.write()?;
-        shown.say_started(&mut journal);
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|errno| StartError::System { what: "cannot become a subreaper", error: errno.into() })?;
-        let running_file = running::path_for(pid_file.path());
+        greeting.say_started(&mut journal);
+        adopted::begin().map_err(system("cannot become a subreaper"))?;
         loader.save_to(&running_file, resolution);
         let notify = notify_directory(self.identity);
         let state = StateFile::create(&state_file, self.record.take());
@@ -215,17 +204,42 @@ impl Start<'_> {
         let setup = Setup { plan, loader, sockets, signals, notify, journal, state_file: state, spawner, warden_end };
         let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
         let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
+        self.leave(&[&state_file, &running_file]);
+        Ok((code, Some((journal, cause))))
+    }
+
+    fn clear_leftovers(&self, state_file: &Path) -> Result<(), StartError> {
+        match state::clear_leftovers(state_file) {
+            Before::Running(pid) => {
+                Err(StartError::Running { pid, path: self.resolution.run.pid_file.display().to_string() })
+            }
+            Before::Cleared(pids) => {
+                for pid in pids {
+                    tracing::warn!("killed pid {pid}, left behind by a manager that was killed");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn loader(&self, inputs: Inputs, address: Option<&Address>) -> Loader {
+        let mut loader = Loader::new(inputs, self.resolution, self.strategy, self.identity.cloned());
+        if let Some(address) = address {
+            loader.listens_on(address.clone());
+        }
+        loader
+    }
+
+    /// Leaves nothing behind. `files` are what the next manager would need if this one had not stopped in order.
+    fn leave(self, files: &[&Path]) {
         self.adopted.end();
         if let Some(warden) = &self.warden {
-            // There is nothing left that it could end.
+            // There is nothing left that it could end. It is waited for when it is dropped, after the files.
             warden.dismiss();
         }
-        // Nothing of a manager that stopped in order is of use to the next one.
-        for file in [&state_file, &running_file] {
+        for file in files {
             let _ = std::fs::remove_file(file);
         }
-        drop(self.warden);
-        Ok((code, Some((journal, cause))))
     }
 
     /// Where the manager listens, where that is not simply what the configuration says: at what was handed over to it, or
@@ -325,101 +339,15 @@ fn notify_directory(identity: Option<&Identity>) -> Option<NotifyDirectory> {
     directory.ok()
 }
 
-/// What the first lines say.
-struct Shown<'a> {
-    resolution: &'a Resolution,
-    strategy: Strategy,
-    host: String,
-    port: u16,
-}
-
-impl<'a> Shown<'a> {
-    /// `address` is where the manager listens, if not where the configuration says.
-    fn new(resolution: &'a Resolution, strategy: Strategy, address: Option<&Address>) -> Self {
-        let (host, port) = match address {
-            Some(address) => (address.host(), address.port()),
-            None => (resolution.config.host.clone(), resolution.config.port),
-        };
-        Self { resolution, strategy, host, port }
-    }
-
-    /// The plain lines of ARLEN-CONTRACT A7, then which worker and why.
-    fn greet(&self, journal: &mut Journal) {
-        let Self { resolution, strategy, host, port } = self;
-        let ResolvedConfig { propane_accessories: accessories, cluster, .. } = &resolution.config;
-        journal.plain(&format!(
-            "starting with propane accessories workerCount={} gracefulShutdownSeconds={} respawnDelayMs={} \
-         reloadOverlapSeconds={}",
-            accessories.worker_count,
-            accessories.graceful_shutdown_seconds,
-            accessories.respawn_delay_ms,
-            accessories.reload_overlap_seconds
-        ));
-        let config = &resolution.config;
-        journal.plain(&format!(
-            "runtime host={} port={} listenBacklog={} connectionTimeoutSeconds={} enableReusePort={}",
-            host,
-            port,
-            config.listen_backlog,
-            config.connection_timeout_seconds,
-            u8::from(config.enable_reuse_port)
-        ));
-        journal.plain(&format!(
-            "cluster enabled={} name={} nodeID={} expectedNodes={}",
-            u8::from(cluster.enabled),
-            cluster.name,
-            cluster.node_id,
-            cluster.expected_nodes
-        ));
-        if accessories.job_worker_count > 0 {
-            journal.plain(&format!(
-                "async workers count={} respawnDelayMs={}",
-                accessories.job_worker_count, accessories.job_worker_respawn_delay_ms
-            ));
-        }
-        journal.plain(&format!(
-            "fd pressure warnPercent={} criticalPercent={} retirePercent={} retireCount={} checkSeconds={}",
-            accessories.worker_fd_warn_percent,
-            accessories.worker_fd_critical_percent,
-            accessories.worker_fd_retire_percent,
-            accessories.worker_fd_retire_count,
-            accessories.worker_fd_check_seconds
-        ));
-        let worker = &resolution.worker;
-        journal.plain(&format!(
-            "worker {}: {}; socketStrategy={}",
-            worker.choice.name(),
-            worker.reason,
-            strategy.as_str()
-        ));
-    }
-
-    fn say_started(&self, journal: &mut Journal) {
-        let Self { resolution, strategy, host, port } = self;
-        let (config, run) = (&resolution.config, &resolution.run);
-        // `--print-routes` runs one, whatever is configured.
-        let workers = if run.print_routes { 1 } else { config.propane_accessories.worker_count };
-        let line = journal
-            .event("manager_started")
-            .field("worker_count", workers)
-            .field("async_worker_count", config.propane_accessories.job_worker_count)
-            .field("host", host)
-            .field("port", port)
-            .field("env", &run.environment)
-            .field("strategy", strategy.as_str());
-        journal.write(line);
-    }
-}
-
 /// `--print-routes`: this process becomes the worker, so that the answer and the status are the worker's own.
 fn print_routes(inputs: Inputs, resolution: &Resolution, strategy: Strategy, identity: Option<Identity>) -> StartError {
     let mut journal = match open_journal(resolution) {
         Ok(journal) => journal,
         Err(error) => return error,
     };
-    let shown = Shown::new(resolution, strategy, None);
-    shown.greet(&mut journal);
-    shown.say_started(&mut journal);
+    let greeting = Greeting::new(resolution, strategy, None);
+    greeting.greet(&mut journal);
+    greeting.say_started(&mut journal);
     become_worker(&Loader::new(inputs, resolution, strategy, identity).plan(resolution))
 }
 
