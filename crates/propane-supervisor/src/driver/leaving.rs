@@ -122,9 +122,22 @@ impl Driver {
         }
     }
 
+    /// Tries again what had to be put off, if it is time to.
+    pub(super) fn go_on_reviving(&mut self) {
+        if self.patience.next_try().is_some_and(|at| at <= self.now()) {
+            self.revive();
+        }
+    }
+
     /// Lets listeners listen again that a worker has shut down.
     pub(super) fn revive(&mut self) {
-        let revival = match self.sockets.revive() {
+        let now = self.now();
+        let outcome = self.sockets.revive(self.patience.is_left(now));
+        if matches!(outcome, Ok(Revival::Later)) {
+            return self.patience.refused(now);
+        }
+        self.patience.over();
+        let revival = match outcome {
             Ok(Revival::Nothing) => return,
             Ok(revival) => revival,
             Err(error) => {
@@ -147,7 +160,7 @@ impl Driver {
 
 fn tell_of_revival(revival: Revival) {
     match revival {
-        Revival::Nothing => {}
+        Revival::Nothing | Revival::Later => {}
         Revival::Again => tracing::warn!(
             "a worker has shut its listener down, and what waited there was lost; it listens again \
              (a worker that leaves should close it instead)"

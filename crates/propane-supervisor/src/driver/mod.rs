@@ -5,6 +5,7 @@
 
 mod hearing;
 mod leaving;
+mod patience;
 mod reports;
 mod spawning;
 mod turn;
@@ -36,6 +37,7 @@ use crate::sockets::Sockets;
 use crate::spawn::Spawner;
 use crate::state::{State, StateFile};
 
+use patience::Patience;
 use spawning::Spawn;
 use turn::{Backlog, House, Judge};
 
@@ -82,6 +84,7 @@ pub(crate) struct Driver {
     neglect: Neglect,
     leaving_slots: LeavingSlots,
     retirement: Retirement,
+    patience: Patience,
     /// Whether workers bind by themselves, and are steered around when they leave.
     steers: bool,
     /// Whether a start or a reload has left code and room in memory that nobody needs now.
@@ -124,6 +127,7 @@ impl Driver {
             neglect: Neglect::default(),
             leaving_slots: LeavingSlots::new(port),
             retirement: Retirement::new(port, clock),
+            patience: Patience::default(),
             has_grown: false,
             exit: None,
         })
@@ -211,6 +215,7 @@ impl Driver {
         if self.must_sweep {
             self.sweep();
         }
+        self.go_on_reviving();
         // Before anything is said of who has ended: whoever comes from here on shall find a worker.
         self.steer();
         self.look_for_ready();
@@ -239,6 +244,7 @@ impl Driver {
             self.neglect.next_look(),
             self.leaving_slots.next_look(),
             self.retirement.next_look(),
+            self.patience.next_try(),
             boots.then(|| self.retirement.next_observation()),
         ];
         turn::timeout(self.now(), self.backlog(), lingers, due)

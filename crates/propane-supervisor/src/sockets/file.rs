@@ -19,10 +19,10 @@ use super::tcp::Owner;
 use super::{Address, SocketError};
 
 /// How long another manager that looks at the same directory is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The time between two tries to get the lock.
-const LOCK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+/// The time between two tries to get the lock: nothing tells when it is free.
+pub(crate) const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A socket's file, removed when this is dropped, if it is still the same.
 #[derive(Debug)]
@@ -47,11 +47,16 @@ impl SocketFile {
         fs::symlink_metadata(&self.path).is_ok_and(|found| id(&found) == self.id)
     }
 
-    /// A listener in the place of one that was shut down, which for a UNIX socket is its end.
-    pub(super) fn make_anew(&mut self, backlog: i32) -> Result<Socket, SocketError> {
-        let (socket, file) = listen(&self.path, backlog, self.mask)?;
+    /// A listener in the place of one that was shut down, which for a UNIX socket is its end. `None` where another manager
+    /// looks at the directory and there is patience to try again.
+    pub(super) fn make_anew(&mut self, backlog: i32, is_patient: bool) -> Result<Option<Socket>, SocketError> {
+        let lock = try_lock(&self.path);
+        if is_patient && matches!(lock, Lock::Taken) {
+            return Ok(None);
+        }
+        let (socket, file) = replace(&self.path, backlog, self.mask)?;
         *self = file;
-        Ok(socket)
+        Ok(Some(socket))
     }
 }
 
@@ -86,10 +91,16 @@ enum Found {
     Other(&'static str),
 }
 
-/// Listens at `path`. Its mode is 0777 without the bits of `mask`, or of the manager's own mask.
+/// Listens at `path`. Its mode is 0777 without the bits of `mask`, or of the manager's own mask. Waits for its turn where
+/// another manager looks at the directory.
 pub(super) fn listen(path: &Path, backlog: i32, mask: Option<u32>) -> Result<(Socket, SocketFile), SocketError> {
+    let _lock = lock(path);
+    replace(path, backlog, mask)
+}
+
+/// Listens at `path`, in the place of a leftover.
+fn replace(path: &Path, backlog: i32, mask: Option<u32>) -> Result<(Socket, SocketFile), SocketError> {
     let error = |error| SocketError::Bind { address: Address::Unix(path.to_owned()), error, hint: hint(path) };
-    let _lock = lock(path.parent().unwrap_or(Path::new("/")));
     match look(path).map_err(error)? {
         Found::Nothing => {}
         Found::Leftover => {
@@ -165,19 +176,38 @@ fn listener_of(socket: &Socket) -> Option<i32> {
     getsockopt(socket, PeerCredentials).ok().map(|credentials| credentials.pid()).filter(|pid| *pid > 0)
 }
 
-/// Keeps managers from replacing each other's new sockets. It lies on the directory, so that nothing is left behind; where
-/// somebody else holds it for long, or it cannot be had at all, only the test of the socket itself is left.
-fn lock(directory: &Path) -> Option<fs::File> {
-    let directory = fs::File::open(directory).ok()?;
+/// What keeps managers from replacing each other's new sockets. It lies on the directory, so that nothing is left behind;
+/// where somebody else holds it for long, or it cannot be had at all, only the test of the socket itself is left.
+#[derive(Debug)]
+enum Lock {
+    Held(#[expect(dead_code, reason = "it is held as long as it is open")] fs::File),
+    /// Somebody else has it.
+    Taken,
+    /// It cannot be had.
+    Impossible,
+}
+
+/// Tries to lock the directory of `path`.
+fn try_lock(path: &Path) -> Lock {
+    let Ok(directory) = fs::File::open(path.parent().unwrap_or(Path::new("/"))) else { return Lock::Impossible };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Lock::Held(directory),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Lock::Taken,
+        Err(_) => Lock::Impossible,
+    }
+}
+
+/// Locks the directory of `path`, and waits for that.
+fn lock(path: &Path) -> Lock {
     let deadline = Instant::now() + LOCK_PATIENCE;
+    let interval = Timespec::try_from(LOCK_INTERVAL).ok();
     loop {
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Some(directory),
-            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
-                // Nothing tells when it is free. An interruption only makes the next try come sooner.
-                let _ = poll(&mut [], Some(&LOCK_INTERVAL));
+        match try_lock(path) {
+            Lock::Taken if Instant::now() < deadline => {
+                // An interruption only makes the next try come sooner.
+                let _ = poll(&mut [], interval.as_ref());
             }
-            Err(_) => return None,
+            lock => return lock,
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use address::Address;
 
 use crate::spawn::Identity;
 use file::SocketFile;
+pub(crate) use file::{LOCK_INTERVAL, LOCK_PATIENCE};
 pub(crate) use slots::Avoidance;
 use slots::Slots;
 use tcp::{Owner, as_user, bind, bind_error, check_free, inode, listen};
@@ -78,6 +79,8 @@ pub(crate) enum Revival {
     Again,
     /// There is a new one, which only new workers have.
     Anew,
+    /// Another manager is at work beside one of them: it is to be tried again.
+    Later,
 }
 
 /// The manager's sockets.
@@ -195,7 +198,8 @@ impl Sockets {
     }
 
     /// Lets listeners listen again that a worker has shut down instead of closing them: that ends them for everybody.
-    pub(crate) fn revive(&mut self) -> Result<Revival, SocketError> {
+    /// `is_patient` if that may be put off.
+    pub(crate) fn revive(&mut self, is_patient: bool) -> Result<Revival, SocketError> {
         let backlog = self.backlog;
         let again = |done: bool| if done { Revival::Again } else { Revival::Nothing };
         let outcome = match (&mut self.held, &self.address) {
@@ -205,7 +209,8 @@ impl Sockets {
                     return Ok(Revival::Nothing);
                 }
                 let file = file.as_mut().ok_or_else(|| SocketError::Ended(self.address.clone()))?;
-                *listener = file.make_anew(backlog)?;
+                let Some(anew) = file.make_anew(backlog, is_patient)? else { return Ok(Revival::Later) };
+                *listener = anew;
                 return Ok(Revival::Anew);
             }
             (Held::Shared { listener, .. }, _) => {
@@ -353,10 +358,10 @@ mod tests {
         for (strategy, slots) in [(Strategy::Inherit, 3), (Strategy::Shared, 1)] {
             let address = SocketAddr::from(([127, 0, 0, 1], propane_load::free_port()));
             let mut sockets = Sockets::open(address, 128, strategy, true, slots, None).unwrap();
-            assert_eq!(sockets.revive().unwrap(), Revival::Nothing);
+            assert_eq!(sockets.revive(true).unwrap(), Revival::Nothing);
             sockets.of_slot(0).unwrap().shutdown(Shutdown::Both).unwrap();
-            assert_eq!(sockets.revive().unwrap(), Revival::Again);
-            assert_eq!(sockets.revive().unwrap(), Revival::Nothing);
+            assert_eq!(sockets.revive(true).unwrap(), Revival::Again);
+            assert_eq!(sockets.revive(true).unwrap(), Revival::Nothing);
             for slot in 0..slots {
                 sockets.steer(BTreeSet::from([slot])).unwrap();
                 let clients: Vec<_> = (0..16).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
@@ -442,14 +447,28 @@ mod tests {
         let connect = || std::os::unix::net::UnixStream::connect(&path);
         let mut sockets = Sockets::open_file(&path, 16, None).unwrap();
         let before = sockets.inode(0);
-        assert_eq!(sockets.revive().unwrap(), Revival::Nothing);
+        assert_eq!(sockets.revive(true).unwrap(), Revival::Nothing);
         sockets.of_slot(0).unwrap().shutdown(Shutdown::Both).unwrap();
         assert!(connect().is_err(), "listening again would not help");
-        assert_eq!(sockets.revive().unwrap(), Revival::Anew);
+        let other = std::fs::File::open(directory.path()).unwrap();
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert_eq!(sockets.revive(true).unwrap(), Revival::Later);
+        drop(other);
+        assert_eq!(sockets.revive(true).unwrap(), Revival::Anew);
         assert_ne!(sockets.inode(0), before);
         connect().unwrap();
-        assert_eq!(sockets.revive().unwrap(), Revival::Nothing);
+        assert_eq!(sockets.revive(true).unwrap(), Revival::Nothing);
         drop(sockets);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn somebody_who_keeps_the_directory_locked_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sockets = Sockets::open_file(&directory.path().join("sock"), 16, None).unwrap();
+        sockets.of_slot(0).unwrap().shutdown(Shutdown::Both).unwrap();
+        let other = std::fs::File::open(directory.path()).unwrap();
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert_eq!(sockets.revive(false).unwrap(), Revival::Anew);
     }
 }

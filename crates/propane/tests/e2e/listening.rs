@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
@@ -103,6 +104,35 @@ fn a_file_that_a_worker_removes_is_told_of_once() {
     let told = manager.wait_for_diagnostic("is gone, and nobody can connect any more");
     assert!(told.contains("LISTEN_FDS"), "{told}");
     assert_eq!(manager.diagnostics().matches("is gone, and nobody").count(), 1, "{}", manager.diagnostics());
+    manager.stop();
+}
+
+#[test]
+fn a_unix_socket_that_a_worker_shuts_down_is_made_anew_as_soon_as_its_directory_is_free() {
+    if !has("python3") {
+        return;
+    }
+    let settings = "workerCount = 1; reloadOverlapSeconds = 0; workerCommand = \"python3 -u serve.py {fd}\";";
+    let (app, socket) = unix_app(&format!("propaneAccessories = {{ {settings} }};"));
+    app.write(
+        "serve.py",
+        "import signal, socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\n\
+         while True:\n    try: c, _ = s.accept()\n    except OSError: signal.pause()\n    \
+         d = b''\n    while b'\\r\\n\\r\\n' not in d: d += c.recv(4096)\n    \
+         if b' /shut ' in d: s.shutdown(socket.SHUT_RDWR)\n    \
+         c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n')\n    c.close()\n",
+    );
+    let manager = start(&app, &[]);
+    let directory = fs::File::open(socket.parent().unwrap()).unwrap();
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).unwrap();
+    assert_eq!(get_unix(&socket, "/shut").unwrap().0, 200);
+    // Meanwhile the manager hears what it is told.
+    manager.signal(Signal::SIGUSR2);
+    manager.wait_for_diagnostic("USR2");
+    drop(lock);
+    manager.wait_for_diagnostic("it is made anew");
+    manager.wait_for("event=manager_reload_completed");
+    assert_eq!(get_unix(&socket, "/").unwrap().0, 200);
     manager.stop();
 }
 
