@@ -70,7 +70,6 @@ impl NotifyDirectory {
         }
         let socket = UnixDatagram::bind(&path)?;
         let socket = NotifySocket { socket, path };
-        socket.socket.set_nonblocking(true)?;
         setsockopt(&socket.socket, PassCred, &true)?;
         if let Some(identity) = identity {
             chown(&socket.path, Some(identity.uid), Some(identity.gid))?;
