@@ -1,31 +1,38 @@
-//! One `GET` on the readiness path, in steps that never wait.
+//! One connection to the address that workers share, and `GET`s on the readiness path over it, in steps that never wait.
 //!
-//! On a port that workers share, an answer proves only that somebody is ready. It counts when it names its process
-//! (`X-Arlen-Worker-Pid`) or when the server's end of the connection is in the hands of the worker's processes.
+//! On an address that workers share, an answer proves only that somebody is ready. So it is first seen who has accepted
+//! the connection, and then asked: afterwards it could not be seen any more, because a server may close after its answer.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use nix::libc;
 use socket2::{SockAddr, Socket};
 
+use crate::sockdiag;
 use crate::sockets::Address;
-use crate::{procinfo, sockdiag};
 
-/// More than any sane answer's head; the body is not read.
+/// More than any sane answer's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// More of an answer's body is not read to keep a connection.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What any request begins with.
+const METHOD: &[u8] = b"GET ";
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Look again later.
     Pending,
-    /// No answer, not 200, or somebody else's: begin anew.
+    /// There is no answer, and there will be none.
     Failed,
-    /// 200, from one of the worker's processes.
-    Passed,
+    /// The head of an answer is there.
+    Answered(Answer),
 }
 
-/// A request under way.
+/// A connection.
 #[derive(Debug)]
 pub(crate) struct HttpProbe {
     stream: Socket,
@@ -37,28 +44,70 @@ pub(crate) struct HttpProbe {
 
 impl HttpProbe {
     /// Begins to connect.
-    pub(crate) fn begin(address: &Address, path: &str) -> io::Result<Self> {
+    pub(crate) fn begin(address: &Address) -> io::Result<Self> {
         let (stream, server) = address.client()?;
+        // Most connections are closed as soon as it is seen whose they are. In order, each would keep its port for a minute.
+        stream.set_linger(Some(Duration::ZERO))?;
         match stream.connect(&server) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        let host = server.as_socket().map_or_else(|| "localhost".to_owned(), |server| server.to_string());
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: propane\r\nAccept: */*\r\n\r\n");
-        Ok(Self { stream, server, request: request.into_bytes(), sent: 0, head: Vec::new() })
+        Ok(Self { stream, server, request: Vec::new(), sent: 0, head: Vec::new() })
     }
 
-    /// Goes on as far as possible without waiting.
-    pub(crate) fn step(&mut self, family: &[i32]) -> Progress {
-        match self.exchange() {
-            Ok(Some(answer)) if answer.status == 200 && self.is_from(&answer, family) => Progress::Passed,
-            Ok(None) => Progress::Pending,
-            Err(error) if is_not_yet(&error) => Progress::Pending,
-            Ok(Some(_)) | Err(_) => Progress::Failed,
+    /// The inode of the server's end, once somebody has accepted it and until it is closed.
+    pub(crate) fn server_end(&self) -> io::Result<Option<u64>> {
+        match (self.stream.local_addr()?.as_socket(), self.server.as_socket()) {
+            (Some(client), Some(server)) => sockdiag::server_end(client, server),
+            _ => sockdiag::unix_peer(rustix::fs::fstat(&self.stream)?.st_ino),
         }
     }
 
-    fn exchange(&mut self) -> io::Result<Option<Answer>> {
+    /// Begins a request without saying for what: some servers are given a connection only when something has come over it
+    /// (`tcp(7)`, `TCP_DEFER_ACCEPT`).
+    pub(crate) fn nudge(&mut self) -> Progress {
+        if self.request.is_empty() {
+            self.request = METHOD.to_vec();
+        }
+        self.step()
+    }
+
+    /// Asks for `path`, and goes on as far as possible without waiting.
+    pub(crate) fn ask(&mut self, path: &str) -> Progress {
+        let host = self.server.as_socket().map_or_else(|| "localhost".to_owned(), |server| server.to_string());
+        let rest = format!("{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: propane\r\nAccept: */*\r\n\r\n");
+        self.request = [METHOD, rest.as_bytes()].concat();
+        self.step()
+    }
+
+    /// Makes the connection ready for another request. Fails where the server has closed it, as it may after any answer.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        // What is there belongs to the answer before.
+        let mut rest = Vec::new();
+        match (&self.stream).take(BODY_BYTES_MAX as u64).read_to_end(&mut rest) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        (self.request, self.sent, self.head) = (Vec::new(), 0, Vec::new());
+        Ok(())
+    }
+
+    /// Has the connection end in order when it is dropped, as its server may expect of one over which it has answered.
+    pub(crate) fn end_in_order(&self) -> io::Result<()> {
+        self.stream.set_linger(None)
+    }
+
+    /// Goes on as far as possible without waiting.
+    pub(crate) fn step(&mut self) -> Progress {
+        match self.exchange() {
+            Ok(answer) => Progress::Answered(answer),
+            Err(error) if is_not_yet(&error) => Progress::Pending,
+            Err(_) => Progress::Failed,
+        }
+    }
+
+    fn exchange(&mut self) -> io::Result<Answer> {
         while self.sent < self.request.len() {
             self.sent += self.stream.write(&self.request[self.sent..])?;
         }
@@ -67,25 +116,11 @@ impl HttpProbe {
             let count = self.stream.read(&mut buffer)?;
             self.head.extend_from_slice(&buffer[..count]);
             if let Some(answer) = Answer::parse(&self.head) {
-                return Ok(Some(answer));
+                return Ok(answer);
             }
             if count == 0 || self.head.len() > HEAD_BYTES_MAX {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-        }
-    }
-
-    fn is_from(&self, answer: &Answer, family: &[i32]) -> bool {
-        match answer.worker_pid {
-            Some(pid) => family.contains(&pid),
-            None => self.server_end().is_some_and(|inode| family.iter().any(|pid| procinfo::holds(*pid, inode))),
-        }
-    }
-
-    fn server_end(&self) -> Option<u64> {
-        match (self.stream.local_addr().ok()?.as_socket(), self.server.as_socket()) {
-            (Some(client), Some(server)) => sockdiag::server_end(client, server).ok().flatten(),
-            _ => sockdiag::unix_peer(rustix::fs::fstat(&self.stream).ok()?.st_ino).ok().flatten(),
         }
     }
 }
@@ -95,10 +130,11 @@ fn is_not_yet(error: &io::Error) -> bool {
 }
 
 /// The part of an answer's head that matters.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    worker_pid: Option<i32>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Who says that it is his (`X-Arlen-Worker-Pid`).
+    pub(crate) worker_pid: Option<i32>,
 }
 
 impl Answer {
@@ -119,6 +155,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -139,47 +176,67 @@ mod tests {
         }
     }
 
-    /// Steps until the probe has an answer; the server below answers at once, so this ends.
-    fn outcome(mut probe: HttpProbe, mut server: impl Read + Write, answer: &str, family: &[i32]) -> Progress {
-        while probe.sent < probe.request.len() {
-            assert_eq!(probe.step(family), Progress::Pending);
-        }
-        let mut request = [0u8; 1024];
-        assert!(server.read(&mut request).unwrap() > 0);
-        server.write_all(answer.as_bytes()).unwrap();
+    /// Steps until something is decided; the servers below answer at once, so this ends.
+    fn outcome(probe: &mut HttpProbe) -> Progress {
         loop {
-            match probe.step(family) {
+            match probe.step() {
                 Progress::Pending => std::thread::yield_now(),
                 decided => return decided,
             }
         }
     }
 
+    fn answered(status: u16) -> Progress {
+        Progress::Answered(Answer { status, worker_pid: None })
+    }
+
+    fn converse(mut probe: HttpProbe, accept: impl FnOnce() -> (Box<dyn ReadWrite>, u64)) {
+        assert_eq!(probe.server_end().unwrap(), None, "nobody has accepted it");
+        let (mut server, inode) = accept();
+        assert_eq!(probe.server_end().unwrap(), Some(inode));
+        let mut hear = |answer: &str| {
+            let mut request = [0u8; 1024];
+            let count = server.read(&mut request).unwrap();
+            server.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(request[..count].to_vec()).unwrap()
+        };
+        assert_eq!(probe.nudge(), Progress::Pending);
+        assert_eq!(hear(""), "GET ");
+        assert_eq!(probe.ask("/readyz"), Progress::Pending);
+        let request = hear("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy");
+        assert!(request.starts_with("/readyz HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request:?}");
+        assert_eq!(outcome(&mut probe), answered(503));
+        probe.renew().unwrap();
+        assert_eq!(probe.ask("/readyz"), Progress::Pending);
+        assert!(hear("HTTP/1.1 200 OK\r\n\r\n").starts_with("GET /readyz HTTP/1.1\r\n"));
+        assert_eq!(outcome(&mut probe), answered(200));
+        drop(server);
+        assert!(probe.renew().is_err(), "the server has closed it");
+        assert_eq!(probe.server_end().unwrap(), None);
+    }
+
+    trait ReadWrite: Read + Write {}
+    impl<T: Read + Write> ReadWrite for T {}
+
+    fn inode(socket: impl AsFd) -> u64 {
+        rustix::fs::fstat(socket).unwrap().st_ino
+    }
+
     #[test]
-    fn only_an_answer_of_the_worker_counts() {
+    fn a_server_is_seen_before_it_is_asked_and_asked_again_over_the_same_connection() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        converse(HttpProbe::begin(&Address::Tcp(tcp.local_addr().unwrap())).unwrap(), || {
+            let server = tcp.accept().unwrap().0;
+            let inode = inode(&server);
+            (Box::new(server), inode)
+        });
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sock");
-        let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
-        let addresses = [Address::Tcp(tcp.local_addr().unwrap()), Address::Unix(path)];
-        let me = std::process::id().cast_signed();
-        let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned();
-        let named = |pid: i32| format!("HTTP/1.1 200 OK\r\nX-Arlen-Worker-Pid: {pid}\r\n\r\n");
-        let table = [
-            (ok.clone(), vec![me], Progress::Passed),
-            (ok, vec![1], Progress::Failed),
-            (named(4242), vec![4242], Progress::Passed),
-            (named(4242), vec![me], Progress::Failed),
-            ("HTTP/1.1 503 Busy\r\n\r\n".to_owned(), vec![me], Progress::Failed),
-        ];
-        for (answer, family, expected) in table {
-            for address in &addresses {
-                let probe = HttpProbe::begin(address, "/readyz").unwrap();
-                let found = match address {
-                    Address::Tcp(_) => outcome(probe, tcp.accept().unwrap().0, &answer, &family),
-                    Address::Unix(_) => outcome(probe, unix.accept().unwrap().0, &answer, &family),
-                };
-                assert_eq!(found, expected, "{address} {answer:?} {family:?}");
-            }
-        }
+        let unix = UnixListener::bind(&path).unwrap();
+        converse(HttpProbe::begin(&Address::Unix(path)).unwrap(), || {
+            let server = unix.accept().unwrap().0;
+            let inode = inode(&server);
+            (Box::new(server), inode)
+        });
     }
 }

@@ -32,6 +32,7 @@ mod reaper;
 mod reload;
 mod retire;
 mod running;
+mod search;
 mod signals;
 mod sockdiag;
 mod sockets;

@@ -176,11 +176,26 @@ pub(crate) fn descriptors(pid: i32) -> io::Result<Vec<(i32, FDTarget)>> {
 
 /// The sockets that any of these processes holds, as far as that may be seen.
 pub(crate) fn sockets(pids: &[i32]) -> BTreeSet<u64> {
-    let inode = |(_, target)| match target {
-        FDTarget::Socket(inode) => Some(inode),
-        _ => None,
-    };
-    pids.iter().flat_map(|pid| descriptors(*pid).unwrap_or_default()).filter_map(inode).collect()
+    pids.iter().flat_map(|pid| sockets_of(*pid).unwrap_or_default()).collect()
+}
+
+/// The sockets that a process holds; fails where they may not be looked at. Takes a third of the time that all its
+/// [`descriptors`] do.
+pub(crate) fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
+    let mut sockets = Vec::new();
+    for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        match fs::read_link(fd?.path()) {
+            Ok(target) => sockets.extend(target.to_str().and_then(socket_inode)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // Closed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(sockets)
+}
+
+fn socket_inode(target: &str) -> Option<u64> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Which processes hold the socket `inode`.
@@ -191,8 +206,7 @@ pub(crate) fn holders(inode: u64) -> Vec<i32> {
 
 /// Whether a process holds the socket `inode`.
 pub(crate) fn holds(pid: i32, inode: u64) -> bool {
-    let is_it = |target: &FDTarget| matches!(target, FDTarget::Socket(socket) if *socket == inode);
-    descriptors(pid).is_ok_and(|fds| fds.iter().any(|(_, target)| is_it(target)))
+    sockets_of(pid).is_ok_and(|sockets| sockets.contains(&inode))
 }
 
 /// Whether the epoll instance `fd` of a process watches the socket `inode` (`proc(5)`, `/proc/PID/fdinfo`).

@@ -11,6 +11,7 @@ use procfs::process::FDTarget;
 use propane_core::{Proof, Time, WorkerId};
 
 use crate::http_probe::{HttpProbe, Progress};
+use crate::search::{Found, Search, Sought};
 use crate::sockets::Address;
 use crate::{procinfo, sockdiag};
 
@@ -44,17 +45,35 @@ struct Watch {
     since: Time,
     look_at: Time,
     proof: Option<Proof>,
-    probe: Option<HttpProbe>,
+    asking: Asking,
+    /// How many connections had been made to find workers when it answered last.
+    searched: u64,
+}
+
+/// How far a worker that serves as far as can be seen has come with its readiness path.
+#[derive(Debug)]
+enum Asking {
+    /// There is no connection to it.
+    Sought,
+    /// It was asked over this one.
+    Asked { probe: HttpProbe, since: Time },
+    /// It is not ready, and is to be asked again later; over this one, if it keeps it.
+    Resting { probe: Option<HttpProbe> },
 }
 
 /// All workers whose readiness is waited for.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     watches: BTreeMap<WorkerId, Watch>,
+    search: Search,
 }
 
 /// A look at a worker costs about 0.1 ms; with this much time for each, looks never fill the manager's time.
-const LOOK_SHARE: Duration = Duration::from_micros(250);
+pub(crate) const LOOK_SHARE: Duration = Duration::from_micros(250);
+
+/// To ask again, or to make a connection for it, costs about as much; with this much time for each, workers that are never
+/// ready take less than a hundredth of the manager's time.
+const ASK_SHARE: Duration = Duration::from_millis(25);
 
 /// The time between two looks at a worker of this age that boots beside `crowd - 1` others: often at first, for a quick
 /// boot, rarely later, for a slow one, and the rarer the more there are to look at.
@@ -63,11 +82,24 @@ fn interval(age: Duration, crowd: usize) -> Duration {
     (age / 4).max(share).clamp(Duration::from_millis(1), Duration::from_millis(250))
 }
 
+/// How long a worker of this age is left alone that has answered that it is not ready: a quarter of its age at the most,
+/// and the longer the more others there are, and the more connections it takes to find it.
+fn rest(age: Duration, crowd: usize, searched: u64) -> Duration {
+    let asks = u32::try_from(searched.saturating_add(crowd as u64)).unwrap_or(u32::MAX);
+    interval(age, crowd).max((age / 4).min(ASK_SHARE.saturating_mul(asks)))
+}
+
+/// The time between two looks for an answer that is waited for so long: a look costs a system call.
+fn until_answer(waited: Duration) -> Duration {
+    (waited / 4).clamp(Duration::from_millis(1), Duration::from_millis(250))
+}
+
 impl Readiness {
     /// Begins to wait for a worker.
     pub(crate) fn expect(&mut self, now: Time, worker: WorkerId, pid: i32, expectation: Expectation) {
         let look_at = now + interval(Duration::ZERO, self.watches.len() + 1);
-        let watch = Watch { pid, expectation, since: now, look_at, proof: None, probe: None };
+        let searched = self.search.begun();
+        let watch = Watch { pid, expectation, since: now, look_at, proof: None, asking: Asking::Sought, searched };
         self.watches.insert(worker, watch);
     }
 
@@ -77,9 +109,11 @@ impl Readiness {
     }
 
     /// A worker said `READY=1`. Returns its proof unless its path is still to be asked.
-    pub(crate) fn notified(&mut self, worker: WorkerId) -> Option<Proof> {
+    pub(crate) fn notified(&mut self, now: Time, worker: WorkerId) -> Option<Proof> {
         let watch = self.watches.get_mut(&worker)?;
-        watch.proof = Some(Proof::Notified);
+        if watch.proof.replace(Proof::Notified).is_none() {
+            self.search.begin(now);
+        }
         watch.expectation.path.is_none().then(|| {
             self.watches.remove(&worker);
             Proof::Notified
@@ -98,54 +132,121 @@ impl Readiness {
 
     /// When the next look is due.
     pub(crate) fn next_look(&self) -> Option<Time> {
-        self.watches.values().map(|watch| watch.look_at).min()
+        let look = |watch: &Watch| if watch.is_sought() { self.search.next() } else { watch.look_at };
+        self.watches.values().map(look).min()
     }
 
     /// Looks at every worker whose look is due, and returns those that are ready.
     pub(crate) fn look(&mut self, now: Time) -> Vec<(WorkerId, Proof)> {
-        let due: Vec<_> = self.watches.iter().filter(|(_, watch)| watch.look_at <= now).map(|(id, _)| *id).collect();
-        let crowd = self.watches.len();
-        let mut ports = Ports::default();
+        let is_due = |watch: &Watch| !watch.is_sought() && watch.look_at <= now;
+        let due: Vec<_> = self.watches.iter().filter(|(_, watch)| is_due(watch)).map(|(id, _)| *id).collect();
+        let mut round =
+            Round { now, crowd: self.watches.len(), searched: self.search.begun(), ports: Ports::default() };
         let mut ready = Vec::new();
         for worker in due {
             let Some(watch) = self.watches.get_mut(&worker) else { continue };
-            watch.look_at = now + interval(now.since(watch.since), crowd);
-            if let Some(proof) = watch.look(now, &mut ports) {
+            if let Some(proof) = watch.look(&mut round) {
+                ready.push((worker, proof));
+                self.watches.remove(&worker);
+            } else if watch.is_sought() {
+                self.search.begin(now);
+            }
+        }
+        for Found { worker, probe, answer } in self.search(now) {
+            let Some(watch) = self.watches.get_mut(&worker) else { continue };
+            let progress = answer.map(Progress::Answered);
+            if let Some(proof) = watch.ask(&round, probe, progress) {
                 ready.push((worker, proof));
                 self.watches.remove(&worker);
             }
         }
         ready
     }
+
+    /// Goes on with the search for workers that are to be asked, if it is time to.
+    fn search(&mut self, now: Time) -> Vec<Found> {
+        let sought = |(worker, watch): (&WorkerId, _)| Some((*worker, Watch::sought(watch)?));
+        if !self.watches.values().any(Watch::is_sought) {
+            self.search.stop();
+            return Vec::new();
+        }
+        if self.search.next() > now {
+            return Vec::new();
+        }
+        self.search.step(now, &self.watches.iter().filter_map(sought).collect())
+    }
+}
+
+/// What a round of looks goes by.
+#[derive(Debug)]
+struct Round {
+    now: Time,
+    /// How many are waited for.
+    crowd: usize,
+    /// How many connections were made to find workers.
+    searched: u64,
+    ports: Ports,
 }
 
 impl Watch {
-    fn look(&mut self, now: Time, ports: &mut Ports) -> Option<Proof> {
-        let family = procinfo::family(self.pid);
+    /// Whether a connection to it is to be found.
+    fn is_sought(&self) -> bool {
+        self.proof.is_some() && matches!(self.asking, Asking::Sought)
+    }
+
+    fn sought(&self) -> Option<Sought<'_>> {
+        let path = self.expectation.path.as_deref().filter(|_| self.is_sought())?;
+        Some(Sought { pid: self.pid, address: &self.expectation.address, path })
+    }
+
+    /// Looks at it. Returns its proof if it is ready.
+    fn look(&mut self, round: &mut Round) -> Option<Proof> {
+        self.look_at = round.now + interval(round.now.since(self.since), round.crowd);
         if self.proof.is_none() {
-            self.proof = match see(&family, &self.expectation, ports) {
+            let age = round.now.since(self.since);
+            self.proof = match see(&procinfo::family(self.pid), &self.expectation, &mut round.ports) {
                 Seen::Proven(proof) => Some(proof),
-                Seen::Hidden if now.since(self.since) >= self.expectation.settle => Some(Proof::Unproven),
+                Seen::Hidden if age >= self.expectation.settle => Some(Proof::Unproven),
                 Seen::Hidden | Seen::NotYet => None,
             };
+            return self.proof.filter(|_| self.expectation.path.is_none());
         }
-        let proof = self.proof?;
-        match self.expectation.path.clone() {
-            None => Some(proof),
-            Some(path) => self.ask(&path, &family).then_some(proof),
+        match std::mem::replace(&mut self.asking, Asking::Sought) {
+            Asking::Sought | Asking::Resting { probe: None } => None,
+            Asking::Asked { mut probe, since } => {
+                let progress = probe.step();
+                self.take_in(round, probe, since, progress)
+            }
+            Asking::Resting { probe: Some(mut probe) } => {
+                probe.renew().ok()?;
+                self.ask(round, probe, None)
+            }
         }
     }
 
-    /// Goes on with the request to the readiness path, or begins one.
-    fn ask(&mut self, path: &str, family: &[i32]) -> bool {
-        if self.probe.is_none() {
-            self.probe = HttpProbe::begin(&self.expectation.address, path).ok();
+    /// Asks over a connection that it has, unless that was done already. Returns its proof if it is ready.
+    fn ask(&mut self, round: &Round, mut probe: HttpProbe, progress: Option<Progress>) -> Option<Proof> {
+        // Without it the end is abrupt, and nothing more.
+        let _ = probe.end_in_order();
+        let path = self.expectation.path.as_deref().unwrap_or_default();
+        let progress = progress.unwrap_or_else(|| probe.ask(path));
+        self.take_in(round, probe, round.now, progress)
+    }
+
+    fn take_in(&mut self, round: &Round, probe: HttpProbe, since: Time, progress: Progress) -> Option<Proof> {
+        let rest = rest(round.now.since(self.since), round.crowd, round.searched.saturating_sub(self.searched));
+        let (asking, pause) = match progress {
+            Progress::Answered(answer) if answer.status == 200 => return self.proof,
+            Progress::Pending => (Asking::Asked { probe, since }, until_answer(round.now.since(since))),
+            Progress::Answered(_) => (Asking::Resting { probe: Some(probe) }, rest),
+            Progress::Failed => (Asking::Resting { probe: None }, rest),
+        };
+        if matches!(asking, Asking::Resting { .. }) {
+            self.searched = round.searched;
         }
-        let progress = self.probe.as_mut().map_or(Progress::Failed, |probe| probe.step(family));
-        if progress == Progress::Failed {
-            self.probe = None;
-        }
-        progress == Progress::Passed
+        self.asking = asking;
+        self.look_at = round.now + pause;
+        None
     }
 }
 
@@ -300,6 +401,24 @@ mod tests {
         for (age, crowd, expected) in table {
             let found = interval(Duration::from_millis(age), crowd);
             assert_eq!(found, Duration::from_millis(expected), "{age} {crowd}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_ready_is_asked_again_at_a_small_part_of_the_time() {
+        // Age in ms, how many are waited for, how many connections it took to find it, ms until it is asked again.
+        let table = [
+            (40, 1, 0, 10),
+            (60_000, 1, 0, 250),
+            (60_000, 1, 8, 250),
+            (60_000, 2, 64, 1_650),
+            (2_000, 1, 64, 500),
+            (60_000, 1, 9_999, 15_000),
+            (60_000, 32, 0, 800),
+        ];
+        for (age, crowd, searched, expected) in table {
+            let found = rest(Duration::from_millis(age), crowd, searched);
+            assert_eq!(found, Duration::from_millis(expected), "{age} {crowd} {searched}");
         }
     }
 

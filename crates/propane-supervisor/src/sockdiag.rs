@@ -77,12 +77,32 @@ pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     Ok(found.iter().map(listener).collect())
 }
 
-/// The inode of the server's end of the connection whose client end is `client`.
+/// The inode of the server's end of the connection whose client end is `client`, once somebody has accepted it. Asked for
+/// by name, because a list of all connections takes as long as there are many.
 pub(crate) fn server_end(client: SocketAddr, server: SocketAddr) -> io::Result<Option<u64>> {
+    let socket_id = SocketId {
+        source_port: server.port(),
+        source_address: server.ip(),
+        destination_port: client.port(),
+        destination_address: client.ip(),
+        cookie: ANY_COOKIE,
+        ..SocketId::new_v4()
+    };
     let family = if client.is_ipv4() { AF_INET } else { AF_INET6 };
-    let found = dump(family, server.port(), open(), ExtensionFlags::empty())?;
-    let is_it = |socket: &Connection| socket.peer == client && socket.local == server;
-    Ok(found.iter().map(connection).find(is_it).map(|socket| socket.inode).filter(|inode| *inode != 0))
+    let none = ExtensionFlags::empty();
+    let question =
+        InetRequest { family, protocol: IPPROTO_TCP, extensions: none, states: StateFlags::all(), socket_id };
+    let mut found = None;
+    let answer = exchange(SockDiagMessage::InetRequest(question), 0, &mut |answer| {
+        if let SockDiagMessage::InetResponse(socket) = answer {
+            found = Some(connection(&socket));
+        }
+    });
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // For a connection that is gone the kernel names the listener.
+        _ => answer.map(|()| found.filter(|it| it.peer == client && it.inode != 0).map(|it| it.inode)),
+    }
 }
 
 /// The servers' ends of all connections on `port`.

@@ -86,6 +86,7 @@ impl Driver {
     }
 
     fn hear(&mut self, worker: WorkerId, words: usize) {
+        let now = self.now();
         let Some(child) = self.children.get(worker) else { return };
         let Some(socket) = child.notify() else { return };
         for (message, sender) in std::iter::from_fn(|| socket.receive()).take(words) {
@@ -93,7 +94,8 @@ impl Driver {
                 continue;
             }
             if message.ready {
-                self.inbox.extend(self.readiness.notified(worker).map(|proof| Event::BecameReady { worker, proof }));
+                self.inbox
+                    .extend(self.readiness.notified(now, worker).map(|proof| Event::BecameReady { worker, proof }));
             }
             if message.heartbeat {
                 self.inbox.push_back(Event::HeartbeatReceived { worker });

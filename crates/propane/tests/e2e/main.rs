@@ -12,6 +12,7 @@ mod lifecycle;
 mod listening;
 mod lossless;
 mod peers;
+mod ready;
 mod reload;
 mod running;
 mod start;

@@ -1,0 +1,83 @@
+//! `readinessPath` with workers that share an address: each is found, asked, and asked again.
+
+use std::collections::BTreeSet;
+
+use crate::peers::{fixture, has};
+use crate::support::{App, field};
+
+/// So little time that who waits for chance to lead to each worker would not see all of them.
+const BOOT_SECONDS: u32 = 10;
+
+fn boots_and_reloads(app: &App) {
+    let manager = app.start_ready(&[]);
+    for generation in 1..=2 {
+        let end = manager.reload(generation);
+        assert!(end.contains("manager_reload_completed"), "{end}\n{}", manager.diagnostics());
+    }
+    let log = manager.stop();
+    assert!(!log.contains("worker_boot_timeout"), "{log}");
+}
+
+/// Two dozen workers that are asked for their path.
+fn many(settings: &str) -> App {
+    App::new(&format!(
+        "propaneAccessories = {{ workerCount = 24; workerBootTimeoutSeconds = {BOOT_SECONDS}; reloadOverlapSeconds = 0; \
+         readinessPath = \"/readyz\"; {settings} }};"
+    ))
+}
+
+#[test]
+fn many_workers_with_a_slot_each_are_all_found() {
+    boots_and_reloads(&many("socketStrategy = inherit;"));
+}
+
+#[test]
+fn many_workers_with_one_socket_are_all_found() {
+    boots_and_reloads(&many("socketStrategy = shared;"));
+}
+
+#[test]
+fn many_workers_that_bind_by_themselves_are_all_found() {
+    for strategy in ["steer", "reuseport"] {
+        boots_and_reloads(&many(&format!("socketStrategy = {strategy};")));
+    }
+}
+
+#[test]
+fn a_worker_that_closes_after_each_answer_is_seen_to_be_ready() {
+    if has("gunicorn") {
+        for command in ["gunicorn --workers 1 --bind fd://{fd}", "gunicorn --workers 1"] {
+            let app = App::new(&format!(
+                "host = \"{}\"; propaneAccessories = {{ workerCount = 3; reloadOverlapSeconds = 0; \
+                 readinessPath = \"/\"; workerCommand = \"{command} --chdir {} app:app\"; }};",
+                if command.contains("{fd}") { "127.0.0.1" } else { "unix:sock" },
+                fixture("gunicorn").display()
+            ));
+            boots_and_reloads(&app);
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_is_asked_until_it_is() {
+    if !has("python3") {
+        return;
+    }
+    for (version, keeps) in [("HTTP/1.1", true), ("HTTP/1.0", false)] {
+        let app = App::new(&format!(
+            "propaneAccessories = {{ workerCount = 2; readinessPath = \"/readyz\"; \
+             workerCommand = \"python3 {} {{fd}} {version}\"; }};",
+            fixture("moody/server.py").display()
+        ));
+        let manager = app.start(&[]);
+        manager.wait_for_nth("asked pid=", 8);
+        assert!(!manager.log().contains("event=worker_ready"), "{}", manager.log());
+        app.write("open", "");
+        manager.wait_for("event=manager_ready");
+        let log = manager.stop();
+        let asked: Vec<&str> = log.lines().filter(|line| line.starts_with("asked pid=")).collect();
+        let count = |key| asked.iter().map(|line| field(line, key)).collect::<BTreeSet<_>>().len();
+        assert_eq!(count("pid"), 2, "{log}");
+        assert_eq!(count("port"), if keeps { 2 } else { asked.len() }, "one connection for each: {keeps}\n{log}");
+    }
+}
