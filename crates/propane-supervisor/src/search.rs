@@ -19,8 +19,12 @@ use crate::sockets::Address;
 const WIDTH_MIN: usize = 4;
 const WIDTH_MAX: usize = 128;
 
-/// How many connections are made, and how many workers are looked at, before others have their turn.
+/// How many workers are looked at before others have their turn.
 const TURN: usize = 8;
+
+/// How many connections are made in a row, which takes some two milliseconds. On a socket that all wait on, the kernel wakes
+/// them one after the other, and the first takes what is there: those who come later find something in a long row only.
+const BURST: usize = 64;
 
 /// The soonest that somebody can be expected to have accepted.
 const STEP: Duration = Duration::from_millis(1);
@@ -271,7 +275,7 @@ impl Search {
         if self.batch == 0 {
             self.batch = width;
         }
-        let room = width.saturating_sub(self.strays.len()).min(self.batch).min(TURN);
+        let room = width.saturating_sub(self.strays.len()).min(self.batch).min(BURST);
         // Without descriptors or room in a queue there are fewer, or none until later.
         let new = (0..room).map_while(|_| HttpProbe::begin(address).ok());
         let before = self.strays.len();
@@ -324,7 +328,7 @@ mod tests {
             if batch == 0 {
                 batch = width(left, missed);
             }
-            let begun = batch.min(TURN);
+            let begun = batch.min(BURST);
             batch -= begun;
             for _ in 0..begun {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
