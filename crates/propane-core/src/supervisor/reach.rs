@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::WorkerId;
+use crate::worker::Worker;
 
 use super::Supervisor;
 
@@ -17,9 +18,15 @@ impl Supervisor {
     ) -> BTreeSet<u32> {
         let lives = |worker: &WorkerId| !is_dead(*worker);
         let serving = self.serving_workers().iter().filter(|(worker, _)| lives(worker)).map(|(_, slot)| *slot);
-        let wanted = |worker| self.workers.get(worker).filter(|worker| worker.is_wanted()).map(|worker| worker.slot);
-        let reachable: BTreeSet<u32> = serving.chain(asked.into_iter().filter(lives).filter_map(wanted)).collect();
+        let asked = asked.into_iter().filter(|worker| lives(worker) && self.wants(*worker));
+        let slots = asked.filter_map(|worker| self.worker(worker)).map(|worker| worker.slot);
+        let reachable: BTreeSet<u32> = serving.chain(slots).collect();
         if reachable.is_empty() { (0..self.http_count()).collect() } else { reachable }
+    }
+
+    /// Whether a worker is meant to stay.
+    pub fn wants(&self, worker: WorkerId) -> bool {
+        self.worker(worker).is_some_and(Worker::is_wanted)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who gets new connections: those who serve, and not those who leave.
 
+use std::collections::BTreeSet;
+
 use propane_core::{Event, WorkerId};
 
 use crate::children::Child;
@@ -54,10 +56,10 @@ impl Driver {
     /// The HTTP workers that run, and whether new connections may go to them.
     pub(super) fn members(&self) -> Vec<Member> {
         let serving = self.core.serving_workers();
+        let asked: BTreeSet<WorkerId> = self.readiness.asked().filter(|worker| self.core.wants(*worker)).collect();
+        let takes = |worker: &WorkerId| serving.contains_key(worker) || asked.contains(worker);
         let alive = self.children.iter().filter(|(_, child)| child.serves_http() && child.is_alive());
-        alive
-            .map(|(worker, child)| Member { worker, pid: child.pid(), serves: serving.contains_key(&worker) })
-            .collect()
+        alive.map(|(worker, child)| Member { worker, pid: child.pid(), serves: takes(&worker) }).collect()
     }
 
     pub(super) fn look_for_drained(&mut self) {

@@ -187,20 +187,17 @@ fn killed_workers_lose_what_they_were_at_and_no_more() {
     assert!(report.failures() <= most, "{kills} kills\n{report}");
 }
 
-/// Answers, and holds a connection to `/hold` until its client closes it; finishes what it has on TERM.
-const HOLDING_WORKER: &str = "\
-import os, signal, socket, sys, threading
-s = socket.socket(fileno=int(sys.argv[1]))
-def serve(c):
-    d = b''
-    while b'\\r\\n\\r\\n' not in d: d += c.recv(4096)
-    c.sendall(b'HTTP/1.1 200 OK\\r\\nX-Pid: %d\\r\\nContent-Length: 0\\r\\n\\r\\n' % os.getpid())
-    if b'/hold' in d: c.recv(1)
-    c.close()
-def leave(*_): sys.exit()
-signal.signal(signal.SIGTERM, leave)
-while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()
-";
+/// A connection that a worker of `testdata/workers/holding` has, and that it keeps until this is dropped.
+pub(crate) fn held_by(pid: i32, address: SocketAddr) -> TcpStream {
+    eventually("a connection to the worker", || {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"GET /hold HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        let answer = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+        let mut head = answer.take_while(|line| !line.is_empty());
+        let is_its = head.find_map(|line| Some(line.strip_prefix("X-Pid: ")? == pid.to_string())) == Some(true);
+        is_its.then_some(client)
+    })
+}
 
 /// While nobody serves, new connections wait for those who will, and not for somebody who is about to go.
 #[test]
@@ -208,19 +205,12 @@ fn who_comes_while_nobody_serves_is_not_lost_with_a_slot_that_goes() {
     if !has("python3") {
         return;
     }
-    let app = app(2, "python3 -u hold.py {fd}", "respawnDelayMs = 1000; respawnDelayMaxMs = 1000;");
-    app.write("hold.py", HOLDING_WORKER);
+    let command = format!("python3 {} {{fd}}", fixture("holding/server.py").display());
+    let app = app(2, &command, "respawnDelayMs = 1000; respawnDelayMaxMs = 1000;");
     let manager = app.start_ready(&[]);
     let pids = [1, 2].map(|nth| pid_in(&manager.wait_for_nth("event=worker_started", nth)));
-    // Held in the slot that is to go.
-    let held = eventually("a connection to slot 1", || {
-        let mut client = TcpStream::connect(app.address).unwrap();
-        client.write_all(b"GET /hold HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-        let answer = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
-        let pid =
-            answer.take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix("X-Pid: ").map(str::to_owned));
-        (pid == Some(pids[1].to_string())).then_some(client)
-    });
+    // In the slot that is to go.
+    let held = held_by(pids[1], app.address);
     manager.signal(Signal::SIGTTOU);
     manager.wait_for("event=http_worker_stop_requested");
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lossless::held_by;
 use crate::peers::{fixture, has};
-use crate::support::{App, field};
+use crate::support::{App, field, pid_in};
 
 fn boots_and_reloads(app: &App) {
     let manager = app.start_ready(&[]);
@@ -15,30 +19,30 @@ fn boots_and_reloads(app: &App) {
     assert!(!log.contains("worker_boot_timeout"), "{log}");
 }
 
-/// Two dozen workers that are asked for their path, with so little time that who asks now and then, and waits for chance to
+/// Many workers that are asked for their path, with so little time that who asks now and then, and waits for chance to
 /// lead to each of them, would not find all.
-fn many(boot_seconds: u32, settings: &str) -> App {
+fn many(count: u32, boot_seconds: u32, settings: &str) -> App {
     App::new(&format!(
-        "propaneAccessories = {{ workerCount = 24; workerBootTimeoutSeconds = {boot_seconds}; reloadOverlapSeconds = 0; \
+        "propaneAccessories = {{ workerCount = {count}; workerBootTimeoutSeconds = {boot_seconds}; reloadOverlapSeconds = 0; \
          readinessPath = \"/readyz\"; {settings} }};"
     ))
 }
 
 #[test]
 fn many_workers_with_a_slot_each_are_all_found() {
-    boots_and_reloads(&many(10, "socketStrategy = inherit;"));
+    boots_and_reloads(&many(24, 10, "socketStrategy = inherit;"));
 }
 
 #[test]
 fn many_workers_with_one_socket_are_all_found() {
-    // The kernel prefers some of them.
-    boots_and_reloads(&many(25, "socketStrategy = shared;"));
+    // The kernel prefers some of them, so that it takes luck as well as time.
+    boots_and_reloads(&many(8, 25, "socketStrategy = shared;"));
 }
 
 #[test]
 fn many_workers_that_bind_by_themselves_are_all_found() {
     for strategy in ["steer", "reuseport"] {
-        boots_and_reloads(&many(10, &format!("socketStrategy = {strategy};")));
+        boots_and_reloads(&many(24, 10, &format!("socketStrategy = {strategy};")));
     }
 }
 
@@ -79,4 +83,28 @@ fn a_worker_that_is_not_ready_is_asked_until_it_is() {
         assert_eq!(count("pid"), 2, "{log}");
         assert_eq!(count("port"), if keeps { 2 } else { asked.len() }, "one connection for each: {keeps}\n{log}");
     }
+}
+
+/// Those who take connections from one that leaves are not only those who are known to be ready.
+#[test]
+fn a_replacement_is_asked_while_another_worker_leaves() {
+    if !has("python3") {
+        return;
+    }
+    let app = App::new(&format!(
+        "propaneAccessories = {{ workerCount = 3; socketStrategy = steer; readinessPath = \"/\"; respawnDelayMs = 0; \
+         gracefulShutdownSeconds = 120; workerCommand = \"python3 {} {{host}} {{port}}\"; }};",
+        fixture("holding/server.py").display()
+    ));
+    let manager = app.start_ready(&[]);
+    let pids = [1, 2, 3].map(|nth| pid_in(&manager.wait_for_nth("event=worker_started", nth)));
+    let held = held_by(pids[2], app.address);
+    manager.signal(Signal::SIGTTOU);
+    manager.wait_for("event=worker_turned_away");
+    kill(Pid::from_raw(pids[1]), Signal::SIGKILL).unwrap();
+    manager.wait_for_nth("event=worker_ready", 4);
+    assert!(!manager.log().contains("event=worker_drained"), "it has not left yet\n{}", manager.log());
+    drop(held);
+    manager.wait_for("event=http_worker_stopped");
+    manager.stop();
 }
