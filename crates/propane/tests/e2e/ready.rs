@@ -92,11 +92,16 @@ fn a_replacement_is_asked_while_another_worker_leaves() {
         return;
     }
     let app = App::new(&format!(
-        "propaneAccessories = {{ workerCount = 3; socketStrategy = steer; readinessPath = \"/\"; respawnDelayMs = 0; \
+        "propaneAccessories = {{ workerCount = 1; socketStrategy = steer; readinessPath = \"/\"; respawnDelayMs = 0; \
          gracefulShutdownSeconds = 120; workerCommand = \"python3 {} {{host}} {{port}}\"; }};",
         fixture("holding/server.py").display()
     ));
     let manager = app.start_ready(&[]);
+    // One after the other, so that it is known where each stands.
+    for nth in [2, 3] {
+        manager.signal(Signal::SIGTTIN);
+        manager.wait_for_nth("event=worker_ready", nth);
+    }
     let pids = [1, 2, 3].map(|nth| pid_in(&manager.wait_for_nth("event=worker_started", nth)));
     let held = held_by(pids[2], app.address);
     manager.signal(Signal::SIGTTOU);
