@@ -4,6 +4,10 @@
 //! A listener that joins is put at the end; when one leaves, the last takes its place. So places follow from watching
 //! joins and leaves. Where several happen between two looks, more than one listener may stand at a place; then all of
 //! them are remembered, and the place is used only if it does not matter which one it is.
+//!
+//! Where no place is left that way, one more thing is taken into account: those who have joined between two looks stand in
+//! the order of their `listen` calls, unless yet another has joined and left again in these few milliseconds. All workers
+//! of a boot begin to listen at about the same time.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +26,8 @@ pub(crate) struct Group {
     members: Vec<u64>,
     /// Who may stand at each place.
     places: Vec<BTreeSet<u64>>,
+    /// Who stands at each place if nobody has come and gone unseen; `None` where that does not tell.
+    likely: Option<Vec<u64>>,
 }
 
 impl Group {
@@ -32,6 +38,7 @@ impl Group {
 
     /// One has joined alone, after everybody of the last look.
     pub(crate) fn join(&mut self, inode: u64) {
+        self.suppose(&BTreeSet::new(), &[inode]);
         self.members.push(inode);
         self.places.push(BTreeSet::from([inode]));
     }
@@ -48,10 +55,34 @@ impl Group {
         let in_order = self.members.iter().filter(|inode| !left.contains(inode)).eq(&stayed);
         self.members = now.to_vec();
         if in_order {
+            self.suppose(&left, &joined);
             self.shift(&left, &joined);
         } else {
             self.distrust();
         }
+        if let Some(known) = self.known() {
+            self.likely = Some(known);
+        }
+    }
+
+    /// Follows those who have joined, or one who has left. Where more has happened, the order matters.
+    fn suppose(&mut self, left: &BTreeSet<u64>, joined: &[u64]) {
+        let likely = if self.places.is_empty() { Some(Vec::new()) } else { self.likely.take() };
+        self.likely = match (left.first(), left.len()) {
+            (None, _) => likely.map(|likely| [&likely, joined].concat()),
+            (Some(left), 1) if joined.is_empty() => likely.and_then(|mut likely| {
+                let place = likely.iter().position(|inode| inode == left)?;
+                likely.swap_remove(place);
+                Some(likely)
+            }),
+            _ => None,
+        };
+    }
+
+    /// Who stands at each place, where that is known of all.
+    fn known(&self) -> Option<Vec<u64>> {
+        let alone = |place: &BTreeSet<u64>| place.first().copied().filter(|_| place.len() == 1);
+        self.places.iter().map(alone).collect()
     }
 
     /// Some have left, some have joined before or after each of them, and others may have done both. Only one that has
@@ -72,13 +103,20 @@ impl Group {
 
     /// Forgets who stands where.
     pub(crate) fn distrust(&mut self) {
+        self.likely = None;
         self.places = vec![self.members.iter().copied().collect(); self.members.len()];
     }
 
-    /// The places at which only those stand who are `wanted`.
+    /// The places at which only those stand who are `wanted`; where there are none for sure, where they are likely to.
     pub(crate) fn places_of(&self, wanted: impl Fn(u64) -> bool) -> Vec<u32> {
         let fits = |place: &BTreeSet<u64>| !place.is_empty() && place.iter().all(|inode| wanted(*inode));
-        (0u32..).zip(&self.places).filter(|(_, place)| fits(place)).map(|(index, _)| index).collect()
+        let sure: Vec<u32> =
+            (0u32..).zip(&self.places).filter(|(_, place)| fits(place)).map(|(index, _)| index).collect();
+        if !sure.is_empty() {
+            return sure;
+        }
+        let likely = (0u32..).zip(self.likely.iter().flatten());
+        likely.filter(|(_, inode)| wanted(**inode)).map(|(index, _)| index).collect()
     }
 
     /// Those of `places` that hold what they hold also when one that stands elsewhere leaves: all but the last of the group.
@@ -152,7 +190,29 @@ mod tests {
         assert_eq!(group.places_of(|inode| inode > 4), [3, 4]);
         assert_eq!(group.places_of(|inode| inode == 5), Vec::<u32>::new());
         group.observe(&[]);
-        assert_eq!(group, Group::default());
+        assert!(group.members().is_empty());
+    }
+
+    #[test]
+    fn who_has_joined_between_two_looks_is_likely_to_stand_in_order() {
+        let mut group = Group::default();
+        group.observe(&[1, 2, 3]);
+        assert_eq!(group.places_of(|inode| inode != 1), [1, 2]);
+        group.observe(&[1, 2, 3, 4]);
+        assert_eq!(group.places_of(|inode| inode == 4), [3], "for sure");
+        // 4 takes the place of 1.
+        group.observe(&[2, 3, 4]);
+        assert_eq!(group.places_of(|inode| inode == 4), [0]);
+        assert_eq!(group.places_of(|inode| inode == 3), [2]);
+        // 5 may have come before 2 went.
+        group.observe(&[3, 4, 5]);
+        assert_eq!(group.places_of(|inode| inode == 3), Vec::<u32>::new());
+        // One who is left alone can only stand at the first place.
+        group.observe(&[5]);
+        group.observe(&[5, 6, 7]);
+        assert_eq!(group.places_of(|inode| inode == 7), [2]);
+        group.distrust();
+        assert_eq!(group.places_of(|inode| inode == 7), Vec::<u32>::new());
     }
 
     #[test]

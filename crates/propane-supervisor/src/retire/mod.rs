@@ -7,8 +7,9 @@
 //! is gone, so that they leave one by one, when the manager says so, and the program in force always names the right
 //! places.
 //!
-//! What cannot be known is not guessed: a listener that is nobody's, or a place of which it is not sure who stands there,
-//! means that the group is left to the kernel's hash, as it would be without any of this. A program that has become wrong
+//! A listener that is nobody's, or places of which it is neither sure nor likely who stands there (`group.rs`), mean that
+//! the group is left to the kernel's hash, as it would be without any of this. Where somebody comes to a listener that
+//! nobody should have been sent to, what was likely is not believed any more. A program that has become wrong
 //! names a place out of range, which means the same, or a listener of somebody.
 
 mod borrowing;
@@ -235,7 +236,10 @@ impl Retirement {
     /// A worker is gone: its listeners leave their groups now.
     pub(crate) fn gone(&mut self, now: Time, worker: WorkerId, members: &[Member]) {
         self.observe();
-        self.find_holders(members);
+        if !self.leaving.is_empty() {
+            // One that has just come is no stranger.
+            self.find_holders(members);
+        }
         if let Some(leaving) = self.leaving.remove(&worker) {
             for (inode, held) in leaving.held {
                 self.release(inode, held.socket, members);

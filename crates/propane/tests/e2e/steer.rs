@@ -64,6 +64,27 @@ fn a_single_worker_loses_nothing() {
     }
 }
 
+/// Workers that have booted at the same moment can be told apart all the same.
+#[test]
+fn fewer_workers_right_after_the_boot_lose_nothing() {
+    if has("python3") {
+        let app = rude("steer", 2, "workerCount = 6;");
+        let manager = app.start_ready(&[]);
+        let _alone = alone();
+        let load = Load::start(app.address, 8, Mode::NewConnections);
+        for nth in 1..=4 {
+            load.wait_for_more(30, PATIENCE).unwrap();
+            manager.signal(Signal::SIGTTOU);
+            manager.wait_for_nth("event=http_worker_stopped", nth);
+        }
+        load.wait_for_more(30, PATIENCE).unwrap();
+        let report = load.stop();
+        assert_eq!(report.failures(), 0, "{report}\n{}", manager.log());
+        assert_eq!(manager.diagnostics(), "", "it is known who stands where");
+        manager.stop();
+    }
+}
+
 #[test]
 fn an_address_of_ipv6_is_steered_as_well() {
     if has("python3") {
