@@ -11,7 +11,7 @@ use procfs::process::FDTarget;
 use propane_core::{Proof, Time, WorkerId};
 
 use crate::http_probe::{HttpProbe, Progress};
-use crate::search::{Found, Search, Sought};
+use crate::search::{ANSWER_PATIENCE, Found, Search, Sought};
 use crate::sockets::Address;
 use crate::{procinfo, sockdiag};
 
@@ -72,7 +72,7 @@ pub(crate) struct Readiness {
 pub(crate) const LOOK_SHARE: Duration = Duration::from_micros(250);
 
 /// To ask again, or to make a connection for it, costs about as much; with this much time for each, workers that are never
-/// ready take less than a hundredth of the manager's time.
+/// ready take a small part of the manager's time.
 const ASK_SHARE: Duration = Duration::from_millis(25);
 
 /// The time between two looks at a worker of this age that boots beside `crowd - 1` others: often at first, for a quick
@@ -94,6 +94,11 @@ fn until_answer(waited: Duration) -> Duration {
     (waited / 4).clamp(Duration::from_millis(1), Duration::from_millis(250))
 }
 
+/// Whether an answer of a worker of this age has been waited for long enough to ask over another connection.
+fn has_waited_long(waited: Duration, age: Duration) -> bool {
+    waited >= ANSWER_PATIENCE.max(age / 4)
+}
+
 impl Readiness {
     /// Begins to wait for a worker.
     pub(crate) fn expect(&mut self, now: Time, worker: WorkerId, pid: i32, expectation: Expectation) {
@@ -111,13 +116,15 @@ impl Readiness {
     /// A worker said `READY=1`. Returns its proof unless its path is still to be asked.
     pub(crate) fn notified(&mut self, now: Time, worker: WorkerId) -> Option<Proof> {
         let watch = self.watches.get_mut(&worker)?;
-        if watch.proof.replace(Proof::Notified).is_none() {
+        let is_new = watch.proof.replace(Proof::Notified).is_none();
+        if watch.expectation.path.is_none() {
+            self.watches.remove(&worker);
+            return Some(Proof::Notified);
+        }
+        if is_new {
             self.search.begin(now);
         }
-        watch.expectation.path.is_none().then(|| {
-            self.watches.remove(&worker);
-            Proof::Notified
-        })
+        None
     }
 
     /// The workers that serve as far as can be seen, and whose path is still to answer.
@@ -196,14 +203,15 @@ impl Watch {
 
     fn sought(&self) -> Option<Sought<'_>> {
         let path = self.expectation.path.as_deref().filter(|_| self.is_sought())?;
-        Some(Sought { pid: self.pid, address: &self.expectation.address, path })
+        let is_hidden = self.proof == Some(Proof::Unproven);
+        Some(Sought { pid: self.pid, address: &self.expectation.address, path, is_hidden })
     }
 
     /// Looks at it. Returns its proof if it is ready.
     fn look(&mut self, round: &mut Round) -> Option<Proof> {
-        self.look_at = round.now + interval(round.now.since(self.since), round.crowd);
+        let age = round.now.since(self.since);
+        self.look_at = round.now + interval(age, round.crowd);
         if self.proof.is_none() {
-            let age = round.now.since(self.since);
             self.proof = match see(&procinfo::family(self.pid), &self.expectation, &mut round.ports) {
                 Seen::Proven(proof) => Some(proof),
                 Seen::Hidden if age >= self.expectation.settle => Some(Proof::Unproven),
@@ -214,7 +222,11 @@ impl Watch {
         match std::mem::replace(&mut self.asking, Asking::Sought) {
             Asking::Sought | Asking::Resting { probe: None } => None,
             Asking::Asked { mut probe, since } => {
-                let progress = probe.step();
+                let progress = match probe.step() {
+                    // Another of its processes may answer.
+                    Progress::Pending if has_waited_long(round.now.since(since), age) => Progress::Failed,
+                    progress => progress,
+                };
                 self.take_in(round, probe, since, progress)
             }
             Asking::Resting { probe: Some(mut probe) } => {

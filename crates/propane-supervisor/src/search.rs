@@ -4,6 +4,7 @@
 //! A connection counts for whichever of the sought workers has it, so that many who are sought help each other. The more
 //! have gone to others, the more of those there are, and the more connections are made at a time.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use std::time::Duration;
 use propane_core::{Time, WorkerId};
 
 use crate::http_probe::{Answer, HttpProbe, Progress};
-use crate::procinfo;
 use crate::readiness::LOOK_SHARE;
 use crate::sockets::Address;
+use crate::{procinfo, sockdiag};
 
 /// How many connections there are at a time at least, and at most.
 const WIDTH_MIN: usize = 4;
@@ -36,7 +37,7 @@ const NUDGE_AFTER: Duration = Duration::from_millis(20);
 const ACCEPT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long one may wait at least for an answer that alone can tell whose it is.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many connections there are to be at a time.
 fn width(sought: usize, missed: usize) -> usize {
@@ -59,6 +60,8 @@ pub(crate) struct Sought<'a> {
     pub(crate) pid: i32,
     pub(crate) address: &'a Address,
     pub(crate) path: &'a str,
+    /// Whether it cannot be seen what it has.
+    pub(crate) is_hidden: bool,
 }
 
 /// A worker that is found.
@@ -108,8 +111,9 @@ struct Holding {
 }
 
 impl Holding {
-    fn of(pid: i32) -> Self {
-        let mut holding = Self { family: procinfo::family(pid), ..Self::default() };
+    fn of(sought: &Sought<'_>) -> Self {
+        let family = procinfo::family(sought.pid);
+        let mut holding = Self { family, is_hidden: sought.is_hidden, ..Self::default() };
         for pid in &holding.family {
             match procinfo::sockets_of(*pid) {
                 Ok(sockets) => holding.sockets.extend(sockets),
@@ -128,6 +132,11 @@ impl Holding {
     }
 }
 
+/// Whether the kernel tells who is at an address. One without `tcp_diag` says of any connection that there is none.
+fn shows(address: &Address) -> bool {
+    address.tcp().is_none_or(|tcp| sockdiag::listeners(tcp.port()).is_ok_and(|listeners| !listeners.is_empty()))
+}
+
 /// The search for all workers that are sought.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
@@ -144,6 +153,8 @@ pub(crate) struct Search {
     calm_since: Time,
     /// How many went to others of late.
     missed: usize,
+    /// Whether the kernel tells of connections to the address; asked for where one seems to wait.
+    shows: OnceCell<bool>,
     begun: u64,
 }
 
@@ -158,6 +169,8 @@ impl Search {
     pub(crate) fn stop(&mut self) {
         self.strays.clear();
         self.sweep.clear();
+        self.missed = 0;
+        self.batch = 0;
     }
 
     /// When to go on.
@@ -177,7 +190,7 @@ impl Search {
     pub(crate) fn step(&mut self, now: Time, sought: &BTreeMap<WorkerId, Sought<'_>>) -> Vec<Found> {
         let Some(any) = sought.values().next() else { return Vec::new() };
         if self.sweep.is_empty() {
-            self.take_in(now);
+            self.take_in(now, any.address);
             // Where many are to be looked at, a whole batch is worth it.
             let is_worth_it = self.batch == 0 || sought.len() <= TURN;
             if is_worth_it && self.strays.iter().any(|stray| stray.stage.tells()) {
@@ -187,13 +200,16 @@ impl Search {
         let turn: Vec<WorkerId> = self.sweep.drain(..self.sweep.len().min(TURN)).collect();
         let mut found = Vec::new();
         for worker in &turn {
-            found.extend(sought.get(worker).and_then(|sought| self.claim(now, *worker, &Holding::of(sought.pid))));
+            found.extend(sought.get(worker).and_then(|sought| self.claim(now, *worker, &Holding::of(sought))));
         }
-        if self.sweep.is_empty() {
+        let left = sought.len() - found.len();
+        if left == 0 {
+            self.stop();
+        } else if self.sweep.is_empty() {
             if !turn.is_empty() {
                 self.let_go(any.path);
             }
-            self.refill(now, sought.len() - found.len(), any.address);
+            self.refill(now, left, any.address);
         }
         let until_look = if self.sweep.is_empty() { self.until_look(now) } else { STEP };
         self.look_at = now + share(turn.len()).max(until_look);
@@ -201,42 +217,49 @@ impl Search {
     }
 
     /// Takes in what has become of connections.
-    fn take_in(&mut self, now: Time) {
+    fn take_in(&mut self, now: Time, address: &Address) {
         self.is_blind = false;
         let calm = now.since(self.calm_since);
         for mut stray in std::mem::take(&mut self.strays) {
             let age = now.since(stray.since);
             let stays = match stray.stage {
-                Stage::Waiting => match stray.probe.server_end() {
-                    Ok(Some(inode)) => {
-                        stray.stage = Stage::Accepted(inode);
-                        true
-                    }
-                    Ok(None) if age < NUDGE_AFTER => true,
-                    Ok(None) => age < ACCEPT_PATIENCE.max(calm / 4) && stray.probe.nudge() == Progress::Pending,
-                    Err(_) => {
-                        self.is_blind = true;
-                        stray.stage = Stage::Accepted(0);
-                        true
-                    }
-                },
-                Stage::Asked => match stray.probe.step() {
-                    Progress::Answered(answer) if answer.worker_pid.is_some() => {
-                        stray.stage = Stage::Answered(answer);
-                        true
-                    }
-                    Progress::Pending => age < ANSWER_PATIENCE.max(calm / 4),
-                    Progress::Answered(_) | Progress::Failed => {
-                        self.missed += 1;
-                        false
-                    }
-                },
+                Stage::Waiting => self.may_be_accepted(&mut stray, age, calm, address),
+                Stage::Asked => self.may_answer(&mut stray, age, calm),
                 Stage::Accepted(_) | Stage::Answered(_) => true,
             };
             if stays {
                 self.strays.push(stray);
             }
         }
+    }
+
+    /// Whether one that nobody had accepted is still of use.
+    fn may_be_accepted(&mut self, stray: &mut Stray, age: Duration, calm: Duration, address: &Address) -> bool {
+        match stray.probe.server_end() {
+            Ok(Some(inode)) => stray.stage = Stage::Accepted(inode),
+            Ok(None) if age < NUDGE_AFTER => {}
+            Ok(None) if *self.shows.get_or_init(|| shows(address)) => {
+                return age < ACCEPT_PATIENCE.max(calm / 4) && stray.probe.nudge() == Progress::Pending;
+            }
+            Ok(None) | Err(_) => {
+                self.is_blind = true;
+                stray.stage = Stage::Accepted(0);
+            }
+        }
+        true
+    }
+
+    /// Whether one over which was asked, because it does not show whose it is, may still tell.
+    fn may_answer(&mut self, stray: &mut Stray, age: Duration, calm: Duration) -> bool {
+        match stray.probe.step() {
+            Progress::Answered(answer) if answer.worker_pid.is_some() => stray.stage = Stage::Answered(answer),
+            Progress::Pending => return age < ANSWER_PATIENCE.max(calm / 4),
+            Progress::Answered(_) | Progress::Failed => {
+                self.missed += 1;
+                return false;
+            }
+        }
+        true
     }
 
     /// Gives a worker one of the connections that it has.
@@ -377,7 +400,7 @@ mod tests {
 
         fn step(&mut self, pid: i32) -> Vec<Found> {
             self.now = self.now.max(self.search.next());
-            let sought = Sought { pid, address: &self.address, path: "/readyz" };
+            let sought = Sought { pid, address: &self.address, path: "/readyz", is_hidden: false };
             self.search.step(self.now, &BTreeMap::from([(WORKER, sought)]))
         }
 
@@ -441,7 +464,7 @@ mod tests {
         let mut game = Game::new();
         game.step(i32::MAX);
         let mut server = game.accept();
-        game.search.take_in(game.now);
+        game.search.take_in(game.now, &game.address);
         game.search.is_blind = true;
         game.search.let_go("/readyz");
         let mut request = [0; 1024];

@@ -31,8 +31,8 @@ def serve(client):
                 return
             head += piece
         client.sendall(b"HTTP/1.1 200 OK\r\nX-Pid: %d\r\nContent-Length: 0\r\n\r\n" % os.getpid())
-        if b"/hold" in head:
-            client.recv(1)
+        while b"/hold" in head and client.recv(4096):
+            pass
 
 
 listening = listener()

@@ -40,6 +40,7 @@ impl Driver {
 
     /// Has new connections go to others than a worker that leaves.
     pub(super) fn turn_away(&mut self, worker: WorkerId) {
+        self.readiness.forget(worker);
         match self.sockets.inode(self.children.facts(worker).slot) {
             // What is not served is not given any, from the end of this round on.
             Some(inode) => self.leaving_slots.add(worker, inode),

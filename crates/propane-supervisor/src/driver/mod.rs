@@ -142,10 +142,10 @@ impl Driver {
             }
             self.steer();
             self.probe_steering();
+            self.keep_house();
             if !self.inbox.is_empty() {
                 continue; // what steering has shown is news
             }
-            self.keep_house();
             if std::mem::take(&mut self.has_grown) {
                 memory::give_back_heap();
                 memory::give_back_code();
@@ -181,6 +181,7 @@ impl Driver {
             Action::CallOff { worker } => self.call_off(worker),
             Action::Signal { worker, signal } => {
                 self.children.signal(worker, signal);
+                self.readiness.forget(worker);
                 self.leaving_slots.forget(worker);
                 self.retirement.told(self.now(), worker);
             }
@@ -254,6 +255,10 @@ impl Driver {
     fn keep_house(&mut self) {
         if self.house.is_due(self.now(), self.backlog()) {
             self.children.settle_estate();
+            if self.sockets.verify() {
+                self.must_steer = true;
+                self.steer();
+            }
             let directory = self.notify.as_ref().map(NotifyDirectory::path);
             let state = || State::new(directory.map(ToOwned::to_owned), self.children.process_ids());
             self.state_file.save_if_stale(state);

@@ -252,6 +252,14 @@ impl Sockets {
         }
     }
 
+    /// Looks whether what was steered by is true, where that is not sure. Returns whether it is to be steered anew.
+    pub(crate) fn verify(&mut self) -> bool {
+        match &mut self.held {
+            Held::Slots(slots) => slots.verify(),
+            Held::Shared { .. } | Held::Reserved { .. } => false,
+        }
+    }
+
     /// Whether each slot has a socket of its own, which can be kept free of connections.
     pub(crate) fn have_slots(&self) -> bool {
         matches!(self.held, Held::Slots(_))

@@ -54,17 +54,22 @@ pub(crate) enum Avoidance {
 
 /// Listeners by slot, each made when its slot is first filled.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that can each be true beside any other")]
 pub(super) struct Slots {
     by_number: BTreeMap<u32, Slot>,
     /// Where they stand in the kernel's group.
     group: Group,
-    /// Who gets new connections by the program in force; `None` where that is to be said anew.
+    /// Who gets new connections by the program in force.
     reachable: Option<BTreeSet<u32>>,
+    /// Whether it is to be said anew, because places have changed.
+    is_stale: bool,
     /// Whether there is a program that names anybody. Else the kernel's own hash decides.
     is_steered: bool,
     /// Whether connections may have been sent to anybody since the program was put in force before.
     is_disturbed: bool,
     refused: bool,
+    /// Whether the program in force goes by a look that may be too old.
+    is_unsure: bool,
     looked_at: Option<Instant>,
 }
 
@@ -136,15 +141,14 @@ impl Slots {
         }
         drop(closing);
         self.observe();
-        // The program in force may name places that have changed.
-        self.reachable = None;
+        self.is_stale = true;
         queued
     }
 
     /// Has nobody be sent to a listener while it leaves the group, nor to a place where nobody stands then.
     fn make_way(&mut self, leaving: &Socket) {
-        if let Some(reachable) = self.reachable.take().filter(|_| self.is_steered) {
-            let steady = self.group.steady(self.places_of(&reachable));
+        if let Some(reachable) = self.reachable.as_ref().filter(|_| self.is_steered) {
+            let steady = self.group.steady(self.places_of(reachable));
             let attached = steering::attach(leaving, &steady.places);
             self.is_disturbed |= steady.is_gap || attached.is_err();
         }
@@ -167,7 +171,7 @@ impl Slots {
                 self.group.join(*inode);
             }
         }
-        self.reachable = None;
+        self.is_stale = true;
         Ok(true)
     }
 
@@ -183,16 +187,31 @@ impl Slots {
         members
     }
 
-    /// Gives new connections to `reachable` slots only.
+    /// Looks whether the group is what it was taken for, once nobody waits for anything else: what has come and gone there by
+    /// this manager's doing is known, and between a death and its replacement time is dear. Returns whether it is to be
+    /// steered anew.
+    pub(super) fn verify(&mut self) -> bool {
+        let is_old = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
+        if !std::mem::take(&mut self.is_unsure) || !is_old {
+            return false;
+        }
+        let before = self.group.clone();
+        self.observe();
+        let is_wrong = self.group != before;
+        self.is_stale |= is_wrong;
+        self.is_disturbed |= is_wrong;
+        is_wrong
+    }
+
+    /// Gives new connections to `reachable` slots only, by what is known of the group: see [`Slots::verify`].
     ///
     /// Fails where the kernel refuses, and then its hash decides: from then on, if the refusal is for good.
     pub(super) fn steer(&mut self, reachable: BTreeSet<u32>) -> io::Result<Avoidance> {
-        if !self.refused && self.reachable.as_ref() != Some(&reachable) {
-            if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
-                self.observe();
-            }
+        if !self.refused && (self.is_stale || self.reachable.as_ref() != Some(&reachable)) {
+            self.is_unsure = true;
             self.reachable = None;
             self.attach(&reachable)?;
+            self.is_stale = false;
             // Where nobody knows who stands where, the next look may tell.
             self.reachable = self.is_steered.then_some(reachable);
         }

@@ -195,7 +195,8 @@ pub(crate) fn held_by(pid: i32, address: SocketAddr) -> TcpStream {
         let answer = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
         let mut head = answer.take_while(|line| !line.is_empty());
         let is_its = head.find_map(|line| Some(line.strip_prefix("X-Pid: ")? == pid.to_string())) == Some(true);
-        is_its.then_some(client)
+        // Who has spoken last waits for an answer, however long that takes.
+        is_its.then(|| client.write_all(b"x").unwrap()).map(|()| client)
     })
 }
 
