@@ -327,8 +327,8 @@ const WHY_CROWDS_TAKE_LONGER: &str = "The bare loop keeps both processors busy f
      file. A profile (`perf record`, `strace -c`) finds no part of it that takes more than a tenth of the whole.";
 
 const WHY_AN_EXEC_TAKES_LONGER: &str = "Who forks its workers has a new process as soon as it is forked. propane executes the \
-     worker's program, so that a worker starts with new code and nothing of the manager's. Until both have answered a \
-     request the difference is gone (*A worker is killed*, below). In a trace a third of the time is the dead worker's own end \
+     worker's program, so that a worker starts with new code and nothing of the manager's. What that comes to until both \
+     have answered a request stands below (*A worker is killed*). In a trace a third of the time is the dead worker's own end \
      in the kernel, half is the manager's, the rest the new one's exec.";
 
 fn all_goals(results: &Results) -> Vec<Goal> {
