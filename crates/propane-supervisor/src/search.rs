@@ -4,7 +4,6 @@
 //! A connection counts for whichever of the sought workers has it, so that many who are sought help each other. The more
 //! have gone to others, the more of those there are, and the more connections are made at a time.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
@@ -147,14 +146,17 @@ pub(crate) struct Search {
     is_blind: bool,
     look_at: Time,
     refill_at: Time,
+    /// Until when the connections that were made fill their share of the manager's time, whoever else comes to be sought.
+    paid_until: Time,
     /// How many more are to be made before there is a pause.
     batch: usize,
     /// Since when nobody new was sought or found.
     calm_since: Time,
     /// How many went to others of late.
     missed: usize,
-    /// Whether the kernel tells of connections to the address; asked for where one seems to wait.
-    shows: OnceCell<bool>,
+    /// Whether the kernel is known to tell of connections to the address. Where it seems not to, that may pass: nobody may
+    /// listen just now.
+    shows: bool,
     begun: u64,
 }
 
@@ -162,7 +164,7 @@ impl Search {
     /// Somebody is sought who was not.
     pub(crate) fn begin(&mut self, now: Time) {
         self.calm_since = now;
-        self.refill_at = self.refill_at.min(now);
+        self.refill_at = self.refill_at.min(self.paid_until.max(now));
     }
 
     /// Nobody is sought.
@@ -238,7 +240,7 @@ impl Search {
         match stray.probe.server_end() {
             Ok(Some(inode)) => stray.stage = Stage::Accepted(inode),
             Ok(None) if age < NUDGE_AFTER => {}
-            Ok(None) if *self.shows.get_or_init(|| shows(address)) => {
+            Ok(None) if self.shows(address) => {
                 return age < ACCEPT_PATIENCE.max(calm / 4) && stray.probe.nudge() == Progress::Pending;
             }
             Ok(None) | Err(_) => {
@@ -247,6 +249,11 @@ impl Search {
             }
         }
         true
+    }
+
+    fn shows(&mut self, address: &Address) -> bool {
+        self.shows = self.shows || shows(address);
+        self.shows
     }
 
     /// Whether one over which was asked, because it does not show whose it is, may still tell.
@@ -307,6 +314,7 @@ impl Search {
         self.begun += begun as u64;
         self.batch = if begun == 0 { 0 } else { self.batch - begun };
         let calm = if self.batch == 0 { now.since(self.calm_since) } else { Duration::ZERO };
+        self.paid_until = now + pause(begun, Duration::ZERO);
         self.refill_at = now + pause(begun, calm);
     }
 
@@ -411,6 +419,29 @@ mod tests {
 
     fn myself() -> i32 {
         std::process::id().cast_signed()
+    }
+
+    #[test]
+    fn whoever_comes_to_be_sought_does_not_make_connections_more_frequent_than_their_share() {
+        let at = |micros| Time::from_micros(micros);
+        let mut search = Search { refill_at: at(9_000), paid_until: at(5_000), ..Search::default() };
+        for (now, expected) in [(1_000, 5_000), (4_000, 5_000), (6_000, 5_000)] {
+            search.begin(at(now));
+            assert_eq!(search.refill_at, at(expected), "{now}");
+        }
+    }
+
+    #[test]
+    fn that_nobody_listens_just_now_does_not_mean_that_the_kernel_tells_nothing() {
+        let mut search = Search::default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        assert!(!search.shows(&address));
+        let listener = TcpListener::bind(address.tcp().unwrap()).unwrap();
+        assert!(search.shows(&address));
+        drop(listener);
+        assert!(search.shows(&address));
     }
 
     #[test]
