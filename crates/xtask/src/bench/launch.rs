@@ -1,7 +1,7 @@
 //! How the peers are started and reloaded: configuration files and commands.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,20 @@ use serde_json::json;
 
 use crate::manager::Outcome;
 
-/// Takes away what would configure propane and its original from outside.
-pub(super) fn without_settings(command: &mut Command) {
-    let names = std::env::vars_os().map(|(name, _)| name);
-    let are_settings = |name: &OsString| {
-        ["ARLEN_", "MOJOOBJC_"].iter().any(|head| name.as_encoded_bytes().starts_with(head.as_bytes()))
-    };
-    for name in names.filter(are_settings) {
+/// The environment of whoever called cargo: without what cargo adds for the program that it runs, and without settings of
+/// propane's. Its `LD_LIBRARY_PATH` alone has each exec look for libc in vain in a dozen places.
+pub(super) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !is_left_out(name))
+}
+
+fn is_left_out(name: &OsStr) -> bool {
+    let heads = ["ARLEN_", "MOJOOBJC_", "CARGO", "RUST", "LD_LIBRARY_PATH"];
+    heads.iter().any(|head| name.as_encoded_bytes().starts_with(head.as_bytes()))
+}
+
+/// Has `command` run in [`environment`].
+pub(super) fn as_from_a_shell(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_left_out(name)) {
         command.env_remove(name);
     }
 }

@@ -4,13 +4,11 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -20,11 +18,14 @@ use propane_load::{Load, Mode as LoadMode, Report, Target};
 
 use crate::manager::Outcome;
 
-use super::launch::{Delays, Tools, plain_worker, without_settings};
+use super::launch::{Delays, Tools, as_from_a_shell, environment, plain_worker};
 use super::peers::{Peer, Session};
 use super::results::{Figure, Settings};
 use super::subject::{PATIENCE, Place, Subject, control_files};
 use super::system::{self, Interrupt, Usage};
+
+/// How often it is looked how many of a crowd run.
+const CROWD_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// After a start, before anything is looked at: interpreters and managers have something to do at first.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -199,9 +200,11 @@ impl Bench {
         let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
         let program = CString::new(self.tools.worker.as_os_str().as_bytes())?;
         let (actions, attributes) = (PosixSpawnFileActions::init()?, PosixSpawnAttr::init()?);
-        let nothing: [CString; 0] = [];
+        let environment = environment()
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<Vec<_>, _>>()?;
         let began = Instant::now();
-        let spawn = |_| posix_spawn(program.as_c_str(), &actions, &attributes, &words, &nothing);
+        let spawn = |_| posix_spawn(program.as_c_str(), &actions, &attributes, &words, &environment);
         let pids = (0..workers).map(spawn).collect::<Result<Vec<Pid>, _>>()?;
         fifo.wait_for(workers, &self.interrupt, || Ok(()))?;
         let started = began.elapsed();
@@ -263,12 +266,13 @@ impl Bench {
         std::fs::write(dir.join("config/environments/production.plist"), "{}\n")?;
         let mut print = Command::new(&self.tools.propane);
         print.args(["config", "print", "--env", "production", "--format", "json"]).current_dir(dir);
-        without_settings(&mut print);
+        as_from_a_shell(&mut print);
         let json = print.output()?.stdout;
         let config = dir.join("config.json");
         std::fs::write(&config, json)?;
         let mut script = Command::new(self.tools.apps.join("by-two-processes.sh"));
         script.arg(config).arg(python(&self.tools)?);
+        as_from_a_shell(&mut script);
         Ok((whole(&mut print)?, whole(&mut script)?))
     }
 }
@@ -329,27 +333,21 @@ impl Fifo {
         }
     }
 
-    /// Waits until so many have been started, as long as that may come.
+    /// Waits until so many have been started, as long as that may come. Looks now and then, because whoever is woken by
+    /// each of them takes time from the rest.
     fn wait_for(
         &mut self,
         wanted: usize,
         interrupt: &Interrupt,
         mut is_hopeful: impl FnMut() -> Outcome<()>,
     ) -> Outcome<()> {
-        let began = Instant::now();
         let mut started = 0;
-        while started < wanted {
-            interrupt.check()?;
+        let mut look = || {
             is_hopeful()?;
-            if began.elapsed() > PATIENCE {
-                return Err(format!("only {started} of {wanted} workers were started").into());
-            }
-            let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ready, PollTimeout::from(100u8)) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => started += self.drain()?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+            started += self.drain()?;
+            Ok((started >= wanted).then_some(()))
+        };
+        let what = format!("{wanted} workers to start");
+        interrupt.wait_for(&what, PATIENCE, CROWD_LOOK_INTERVAL, || look().transpose())?
     }
 }

@@ -78,7 +78,7 @@ impl<'a> Subject<'a> {
         interrupt: &'a Interrupt,
         mut command: Command,
     ) -> Outcome<Self> {
-        launch::without_settings(&mut command);
+        launch::as_from_a_shell(&mut command);
         let output = File::create(place.path().join("output"))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // Ctrl-C is for the benchmark, which then ends the rest.

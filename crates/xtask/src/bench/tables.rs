@@ -164,8 +164,8 @@ pub(super) const TABLES: &[Table] = &[
     Table {
         title: "Many workers",
         how: "Copies of a program that says that it runs, and waits. Until the last has said so; until all have gone; the \
-              managing processes' memory. *The kernel alone* is a bare loop of `posix_spawn` over the same program, and of \
-              `kill` and `waitpid`, right before each of propane's crowds.",
+              managing processes' memory. *The kernel alone* is a bare loop of `posix_spawn` over the same program in the same \
+              environment, and of `kill` and `waitpid`, right before each of propane's crowds.",
         columns: &[
             column(Figure::FewStartMs, "few: start, ms", Among::All, "propane's own boot is in it."),
             column(Figure::FewStopMs, "few: stop, ms", Among::All, ""),
