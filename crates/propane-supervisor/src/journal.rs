@@ -1,12 +1,8 @@
 //! What the manager says: plain lines and lifecycle events, to standard output and to the lifecycle log, and its state
-//! to its own service manager (`sd_notify(3)`).
+//! to its own service manager.
 
-use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr as TcpAddress;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use propane_core::{Report, WorkerId};
@@ -14,6 +10,7 @@ use propane_core::{Report, WorkerId};
 use crate::lifecycle::{self, Line, WorkerFacts};
 use crate::neglect::Finding;
 use crate::output::Sink;
+use crate::service_manager::ServiceManager;
 use crate::sockets::Address;
 
 /// The manager's voice.
@@ -21,6 +18,7 @@ use crate::sockets::Address;
 pub(crate) struct Journal {
     stdout: Sink,
     log: Option<(PathBuf, Sink)>,
+    service_manager: ServiceManager,
     manager_pid: u32,
 }
 
@@ -28,7 +26,8 @@ impl Journal {
     /// Writes to standard output, and appends to `log` if there is one.
     pub(crate) fn open(log: Option<&Path>) -> std::io::Result<Self> {
         let log = log.map(|path| Ok::<_, std::io::Error>((path.to_owned(), Sink::append(path)?))).transpose()?;
-        Ok(Self { stdout: Sink::standard(std::io::stdout()), log, manager_pid: std::process::id() })
+        let stdout = Sink::standard(std::io::stdout());
+        Ok(Self { stdout, log, service_manager: ServiceManager::default(), manager_pid: std::process::id() })
     }
 
     /// A line for people.
@@ -64,14 +63,14 @@ impl Journal {
     /// Writes what the core reports.
     pub(crate) fn report(&mut self, report: &Report, facts: impl Fn(WorkerId) -> WorkerFacts) {
         let lines = lifecycle::render(report, self.manager_pid, facts);
-        if let Some(trouble) = lines.trouble {
+        if let Some(trouble) = &lines.trouble {
             tracing::error!("{trouble}");
         }
         if let Some(plain) = lines.plain {
             self.say(&plain);
         }
         self.write_event(&lines.event);
-        tell_service_manager(report);
+        self.service_manager.tell(report, lines.trouble.as_deref());
     }
 
     /// Tells how to let workers share a port that they keep each other off.
@@ -141,37 +140,4 @@ impl Journal {
 
 fn tell_trouble(place: &str, error: &io::Error) {
     tracing::warn!("cannot write to {place}: {error}; lines are dropped until that works again");
-}
-
-/// Tells the service manager where it stands. Without one there is no socket, and this does nothing; one that does not
-/// read is not waited for.
-fn tell_service_manager(report: &Report) {
-    let state = match report {
-        Report::ManagerReady { .. } | Report::ReloadCompleted { .. } | Report::ReloadFailed { .. } => {
-            "READY=1".to_owned()
-        }
-        Report::ReloadStarted { .. } => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_micros()),
-        Report::ManagerStopping { .. } => "STOPPING=1".to_owned(),
-        _ => return,
-    };
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(&address, state.as_bytes()) {
-        tracing::debug!("cannot notify the service manager: {error}");
-    }
-}
-
-fn send(address: &OsStr, state: &[u8]) -> io::Result<()> {
-    let address = match address.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(address)?,
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    socket.send_to_addr(state, &address).map(|_| ())
-}
-
-/// `CLOCK_MONOTONIC`, by which the service manager orders reloads.
-fn monotonic_micros() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }

@@ -33,6 +33,7 @@ mod reload;
 mod retire;
 mod running;
 mod search;
+mod service_manager;
 mod signals;
 mod sockdiag;
 mod sockets;

@@ -1,11 +1,12 @@
 //! The main story: boot, crash, resize, rotate, stop.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{App, eventually, field, is_alive, pid_in, wait_gone};
+use crate::support::{App, Manager, PATIENCE, eventually, field, is_alive, pid_in, wait_gone};
 
 #[test]
 fn four_workers_serve_and_nothing_is_left_after_term() {
@@ -232,4 +233,51 @@ fn a_stopped_worker_gets_its_term_too() {
     });
     let log = manager.stop();
     assert!(log.contains("exit_reason=exit_0 reason=signal_term"), "{log}");
+}
+
+/// A datagram socket as a service manager has it, and what it hears in order.
+struct ServiceManager {
+    socket: UnixDatagram,
+    app: App,
+}
+
+impl ServiceManager {
+    fn new(settings: &str) -> Self {
+        let app = App::new(settings);
+        let socket = UnixDatagram::bind(app.path("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, app }
+    }
+
+    fn start(&self) -> Manager {
+        let mut command = self.app.command(&[]);
+        command.env("NOTIFY_SOCKET", self.app.path("notify"));
+        Manager::spawn(command, self.app.address)
+    }
+
+    /// The next message, without the time in it.
+    fn hear(&self) -> String {
+        let mut room = [0; 1024];
+        let length = self.socket.recv(&mut room).expect("a message of the manager's");
+        let text = str::from_utf8(&room[..length]).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("MONOTONIC_USEC="));
+        lines.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn a_service_manager_hears_of_the_start_of_reloads_also_of_refused_ones_and_of_the_stop() {
+    let service_manager = ServiceManager::new("propaneAccessories = { workerCount = 2; reloadOverlapSeconds = 0; };");
+    let mut manager = service_manager.start();
+    assert_eq!(service_manager.hear(), "READY=1 STATUS=2 workers are ready");
+    manager.signal(Signal::SIGHUP);
+    assert_eq!(service_manager.hear(), "RELOADING=1 STATUS=reload 1");
+    assert_eq!(service_manager.hear(), "READY=1 STATUS=reload 1 is done, 2 workers are ready");
+    service_manager.app.configure("propaneAccessories = { workerCount = \"many\"; };");
+    manager.signal(Signal::SIGHUP);
+    assert_eq!(service_manager.hear(), "RELOADING=1");
+    assert_eq!(service_manager.hear(), "READY=1 STATUS=reload 2 failed (configuration); the old workers go on");
+    manager.signal(Signal::SIGTERM);
+    assert_eq!(service_manager.hear(), "STOPPING=1 STATUS=stopping");
+    assert!(manager.wait_exit().success());
 }
