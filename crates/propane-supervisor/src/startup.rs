@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use propane_config::{Inputs, Resolution, SocketStrategy, Strategy, WorkerChoice, unix_path};
+use propane_core::ShutdownCause;
 
 use crate::adopted::{self, Adopted};
 use crate::driver::{Driver, Setup};
@@ -81,44 +82,66 @@ fn start(inputs: Inputs, resolution: &Resolution) -> Result<u8, StartError> {
     std::fs::read_dir(&run.physical_app_root)
         .map_err(|error| StartError::AppRoot { path: run.app_root.display().to_string(), error })?;
     let received = Received::take(&inputs.env)?;
-    let mut spawner = Spawner::new().map_err(system("cannot get ready to start workers"))?;
-    let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
-    if let Some(parent) = run.pid_file.parent() {
+    let spawner = Spawner::new().map_err(system("cannot get ready to start workers"))?;
+    let signals = Signals::catch().map_err(system("cannot catch signals"))?;
+    let mut pid_file = lock(&run.pid_file)?;
+    let end = Locked { resolution, received, adopted, spawner, signals, pid_file: &mut pid_file }.run(inputs);
+    // The log's last line is about a manager that has left nothing behind, and a process that prints is no manager.
+    pid_file.remove();
+    match end? {
+        End::ToldToStop => Ok(0),
+        End::Prints(inputs, strategy, identity) => Err(print_routes(inputs, resolution, strategy, identity)),
+        End::Served(code, cause, mut journal) => {
+            let line = journal.event("manager_stopped").field("reason", cause).field("exit_code", code);
+            journal.write(line);
+            Ok(code)
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<PidFile, PidFileError> {
+    if let Some(parent) = path.parent() {
         // Where it cannot be made, locking the file says why.
         let _ = std::fs::create_dir_all(parent);
     }
-    let pid_path = running::settled(&run.pid_file);
-    let mut pid_file = PidFile::lock(&pid_path)?;
-    // Before anything is started. What it needs for its own start runs beside what follows.
-    let (warden, record) = start_warden(&mut spawner).unzip();
-    let done = Prelude { resolution, signals: &mut signals }.run();
-    let (strategy, identity) = match done {
-        Ok(Some(done)) => done,
-        Ok(None) => {
-            pid_file.remove();
-            return Ok(0);
+    PidFile::lock(&running::settled(path))
+}
+
+/// How it ended, for a manager that held its pid file.
+enum End {
+    /// It was told to stop before there was anything to bind.
+    ToldToStop,
+    /// It is to become a worker that prints its routes.
+    Prints(Inputs, Strategy, Option<Identity>),
+    /// It has managed, and left with this code.
+    Served(u8, ShutdownCause, Journal),
+}
+
+/// A manager that holds its pid file.
+struct Locked<'a> {
+    resolution: &'a Resolution,
+    received: Option<Received>,
+    adopted: Adopted,
+    spawner: Spawner,
+    signals: Signals,
+    pid_file: &'a mut PidFile,
+}
+
+impl Locked<'_> {
+    fn run(mut self, inputs: Inputs) -> Result<End, StartError> {
+        // Before anything is started. What it needs for its own start runs beside what follows.
+        let (warden, record) = start_warden(&mut self.spawner).unzip();
+        let resolution = self.resolution;
+        let Some((strategy, identity)) = (Prelude { resolution, signals: &mut self.signals }.run())? else {
+            return Ok(End::ToldToStop);
+        };
+        if resolution.run.print_routes {
+            return Ok(End::Prints(inputs, strategy, identity));
         }
-        Err(error) => {
-            pid_file.remove();
-            return Err(error);
-        }
-    };
-    if run.print_routes {
-        // The process that prints is no manager any more.
-        drop(warden);
-        pid_file.remove();
-        return Err(print_routes(inputs, resolution, strategy, identity));
+        let (received, adopted) = (self.received, self.adopted);
+        let start = Start { resolution, strategy, identity: identity.as_ref(), received, warden, record, adopted };
+        start.serve(inputs, self.signals, self.spawner, self.pid_file)
     }
-    let start = Start { resolution, strategy, identity: identity.as_ref(), received, warden, record, adopted };
-    let outcome = start.serve(inputs, signals, spawner, &mut pid_file);
-    // The log's last line is about a manager that has left nothing behind.
-    pid_file.remove();
-    let (code, farewell) = outcome?;
-    if let Some((mut journal, cause)) = farewell {
-        let line = journal.event("manager_stopped").field("reason", cause).field("exit_code", code);
-        journal.write(line);
-    }
-    Ok(code)
 }
 
 /// What must be settled before there is anything to bind.
@@ -161,8 +184,6 @@ impl Prelude<'_> {
     }
 }
 
-type Farewell = Option<(Journal, propane_core::ShutdownCause)>;
-
 /// What is settled when there is something to bind.
 struct Start<'a> {
     resolution: &'a Resolution,
@@ -182,7 +203,7 @@ impl Start<'_> {
         signals: Signals,
         spawner: Spawner,
         pid_file: &mut PidFile,
-    ) -> Result<(u8, Farewell), StartError> {
+    ) -> Result<End, StartError> {
         let resolution = self.resolution;
         let (state_file, running_file) = (state::path_for(pid_file.path()), running::path_for(pid_file.path()));
         self.clear_leftovers(&state_file)?;
@@ -205,7 +226,7 @@ impl Start<'_> {
         let driver = Driver::new(setup).map_err(system("cannot set up the event loop"))?;
         let (code, cause, journal) = driver.run().map_err(system("cannot wait for events"))?;
         self.leave(&[&state_file, &running_file]);
-        Ok((code, Some((journal, cause))))
+        Ok(End::Served(code, cause, journal))
     }
 
     fn clear_leftovers(&self, state_file: &Path) -> Result<(), StartError> {
