@@ -230,6 +230,11 @@ impl Children {
         self.reaped.contains(&worker)
     }
 
+    /// Whether a dead child has left living group members.
+    pub(crate) fn lingers(&self, worker: WorkerId) -> bool {
+        self.lingering.contains(&worker)
+    }
+
     /// Whether dead children have left living group members.
     pub(crate) fn any_lingers(&self) -> bool {
         !self.lingering.is_empty()
@@ -243,18 +248,18 @@ impl Children {
         lingering.filter(|worker| self.by_id.get(worker).is_some_and(is_empty)).collect()
     }
 
-    /// Forgets dead children that nobody asks for any more. Returns whether there were any.
-    pub(crate) fn forget_reaped(&mut self, is_known: impl Fn(WorkerId) -> bool) -> bool {
-        let before = self.reaped.len();
+    /// Forgets dead children that nobody asks for any more. Returns them, with whether they had left living group members.
+    pub(crate) fn forget_reaped(&mut self, is_known: impl Fn(WorkerId) -> bool) -> Vec<(WorkerId, bool)> {
+        let mut forgotten = Vec::new();
         self.reaped.retain(|worker| {
             let stays = is_known(*worker);
             if !stays {
                 self.by_id.remove(worker);
-                self.lingering.remove(worker);
+                forgotten.push((*worker, self.lingering.remove(worker)));
             }
             stays
         });
-        self.reaped.len() != before
+        forgotten
     }
 }
 

@@ -68,7 +68,7 @@ def main():
 
     # RUDE_ALSO is a second address to listen on.
     listeners = [listen(address, port) for address in [host, os.environ.get("RUDE_ALSO")] if address]
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("RUDE_DEAF") else lambda *_: os._exit(0))
     # As a program that changes its user does: then its sockets cannot be borrowed without a capability.
     if os.environ.get("RUDE_UNDUMPABLE"):
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE

@@ -117,11 +117,18 @@ impl Driver {
     pub(super) fn leave_to_others(&mut self, dead: WorkerId) {
         self.must_steer = true;
         self.leaving_slots.forget(dead);
-        if self.steers && self.children.get(dead).is_some_and(Child::serves_http) {
-            self.retirement.gone(self.now(), dead, &self.members());
+        if self.children.get(dead).is_some_and(Child::serves_http) && !self.children.lingers(dead) {
+            self.let_listeners_go(dead);
         }
         if self.sockets.is_shut(self.children.facts(dead).slot) {
             self.revive();
+        }
+    }
+
+    /// Nobody of a worker is left. Until then the rest of its group may go on listening, and is to be given nobody.
+    pub(super) fn let_listeners_go(&mut self, worker: WorkerId) {
+        if self.steers {
+            self.retirement.gone(self.now(), worker, &self.members());
         }
     }
 

@@ -167,8 +167,11 @@ impl Driver {
                 self.perform(action);
             }
             let core = &self.core;
-            if self.children.forget_reaped(|worker| core.worker(worker).is_some()) {
+            for (worker, lingered) in self.children.forget_reaped(|worker| core.worker(worker).is_some()) {
                 self.state_file.touch();
+                if lingered {
+                    self.let_listeners_go(worker);
+                }
             }
         }
     }

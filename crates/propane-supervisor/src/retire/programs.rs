@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::sys::socket::{Shutdown, shutdown};
 use propane_core::WorkerId;
 
 use crate::sockdiag::{self, GroupKey};
@@ -73,6 +74,9 @@ impl Retirement {
     }
 
     /// Lets a listener leave its group. The last of the group will stand in its place.
+    ///
+    /// It is shut down, not only closed: a descendant that has gone its own way may hold it still, and would stay in the
+    /// group with it, hidden, so that whoever is sent there waits in vain.
     pub(super) fn release(&mut self, inode: u64, socket: OwnedFd, members: &[Member]) {
         let found = self.groups.iter().find(|(_, steered)| steered.group.members().contains(&inode));
         let Some((key, steered)) = found.map(|(key, steered)| (*key, steered)) else { return };
@@ -87,6 +91,9 @@ impl Retirement {
             && let Err(error) = steering::hide(&socket)
         {
             tracing::debug!("cannot hide a listener that is about to be closed: {error}");
+        }
+        if let Err(error) = shutdown(socket.as_raw_fd(), Shutdown::Both) {
+            tracing::debug!("cannot shut a listener down: {error}");
         }
         drop(socket);
         if let Ok(listeners) = sockdiag::listeners(self.port) {

@@ -13,7 +13,7 @@ use propane_load::{Failure, Load, Mode};
 
 use crate::lossless::{alone, reload_under_load, reloads};
 use crate::peers::{fixture, has};
-use crate::support::{App, Manager, PATIENCE, eventually, field, get, is_alive, pid_in};
+use crate::support::{App, Manager, PATIENCE, eventually, field, get, is_alive, pid_in, wait_gone};
 
 /// An app whose workers are rude, and take `delay_ms` for a request.
 fn rude(strategy: &str, delay_ms: u32, settings: &str) -> App {
@@ -61,6 +61,27 @@ fn a_single_worker_loses_nothing() {
     if has("python3") {
         let app = rude("steer", 2, "workerCount = 1;");
         loses_nothing(&app, app.start_ready(&[]), Mode::NewConnections);
+    }
+}
+
+/// What a worker leaves behind may go on listening: nobody is to be sent there, neither while the rest of its group has its
+/// grace time, nor to a descendant that has gone its own way.
+#[test]
+fn who_goes_on_listening_for_a_worker_that_has_left_is_given_nobody() {
+    if !has("python3") {
+        return;
+    }
+    for child in ["env RUDE_DEAF=1", "setsid"] {
+        let app = rude("steer", 2, "workerCount = 2; gracefulShutdownSeconds = 600;");
+        let server = format!("python3 {} \"$@\"", fixture("rude/server.py").display());
+        app.script("worker", &format!("#!/bin/sh\n{child} {server} &\nexec sleep 1010\n"));
+        let manager = app.start_ready(&["--worker-cmd", "./worker {host} {port} 2"]);
+        manager.signal(Signal::SIGHUP);
+        wait_gone(pid_in(&manager.wait_for("event=http_worker_stop_requested")));
+        for _ in 0..20 {
+            assert_eq!(manager.get("/").0, 200, "{child}\n{}", manager.log());
+        }
+        manager.signal(Signal::SIGQUIT);
     }
 }
 
