@@ -160,7 +160,10 @@ impl hyper::body::Body for Body {
         let frame = ready!(limited.poll_frame(cx));
         if let Some(Err(error)) = &frame {
             limited.failure.set(error.refusal());
-            // What follows an error is not asked for, and its connection is of no more use.
+        }
+        if !matches!(frame, Some(Ok(_))) {
+            // Read to its end, of which a chunked body says nothing afterwards; or broken: what follows an error is not
+            // asked for, and its connection is of no more use.
             self.0 = None;
         }
         Poll::Ready(frame)

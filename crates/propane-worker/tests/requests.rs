@@ -88,6 +88,18 @@ fn a_body_that_nobody_reads_ends_the_connection_and_the_answer_says_so() {
 }
 
 #[test]
+fn a_chunked_body_that_was_read_to_its_end_costs_no_connection() {
+    let (_worker, port) = start(Launch::app());
+    let mut client = client(port);
+    for trailer in ["", "X-Sum: 1\r\n", ""] {
+        let head = "POST /collect HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send(format!("{head}4\r\nabcd\r\n0\r\n{trailer}\r\n"));
+        let answer = client.answer("POST");
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("4 bytes\n", None));
+    }
+}
+
+#[test]
 fn a_body_that_keeps_coming_may_take_longer_than_the_timeout() {
     let (_worker, port) = start(Launch::app().set("ARLEN_CONNECTION_TIMEOUT_SECONDS", "1"));
     let mut client = client(port);
