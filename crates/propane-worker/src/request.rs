@@ -11,9 +11,9 @@ use std::task::{Context, Poll, ready};
 
 use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, Entry, HOST, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use crate::access_log::Record;
 use crate::activity::{Activity, InFlight};
 use crate::body::{Body, Failure};
 use crate::endpoints::Endpoint;
+use crate::guard::is_host;
 use crate::identity::Identity;
 use crate::life::BoxError;
 use crate::listener::Peer;
@@ -66,42 +67,78 @@ pub(crate) fn respond<S, B>(
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
     // All that needs no waiting is done here, because what is alive where a future waits makes it large, and this one is
     // moved about for every request.
     let (parts, body) = request.into_parts();
-    let version = parts.version;
-    let wish = Wish::of(&parts);
+    let manner = Manner::of(&parts);
     let mut tracked = Tracked::begin(context, &parts);
     let worker = &tracked.context.worker;
     let identity = Identity::of(&parts.headers, worker.settings.observability, &worker.numbers);
     if let Some(record) = &mut tracked.record {
         record.request_id.clone_from(&identity.request);
     }
-    let asked = check_size(&parts, &body, &worker.settings.request_limits).map(|()| {
+    let asked = check(&parts, &body, &worker.settings.request_limits).map(|()| {
         let own = own_answer(worker, &parts);
         own.map_or_else(|| Either::Left(for_app(&tracked.context, parts, body, &identity)), Either::Right)
     });
 
     async move {
         let granted = match asked {
-            Ok(Either::Left(asked)) => ask(&tracked.context.worker, service, asked, wish).await,
+            Ok(Either::Left(asked)) => ask(&tracked.context.worker, service, asked, manner.wish).await,
             Ok(Either::Right(response)) => {
                 Ok(Granted { response: response.map(Either::Right), turn: None, upgraded: None, is_last: false })
             }
             Err(refusal) => Err(refusal),
         };
-        Ok(finish(tracked, granted, version, wish, identity))
+        Ok(finish(tracked, granted, manner, identity))
     }
 }
 
-/// The limits that are known before the body is read. HTTP/1 request lines have been measured by the guard.
-fn check_size(parts: &Parts, body: &Incoming, limits: &RequestLimits) -> Result<(), Refusal> {
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if parts.version == Version::HTTP_2 && target > usize::try_from(limits.line_bytes).unwrap_or(usize::MAX) {
-        return Err(Refusal::HeadTooLarge);
+/// How a request was asked, as far as its answer depends on it.
+#[derive(Clone, Copy)]
+struct Manner {
+    version: Version,
+    is_head: bool,
+    wish: Wish,
+}
+
+impl Manner {
+    fn of(request: &Parts) -> Self {
+        Self { version: request.version, is_head: request.method == Method::HEAD, wish: Wish::of(request) }
+    }
+
+    /// Whether the body is to be left out here. Over HTTP/1, hyper does that.
+    fn leaves_body_out(self, status: StatusCode) -> bool {
+        let has_none = self.is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        has_none && self.version == Version::HTTP_2
+    }
+}
+
+/// What is known before the body is read.
+fn check(parts: &Parts, body: &Incoming, limits: &RequestLimits) -> Result<(), Refusal> {
+    if parts.version == Version::HTTP_2 {
+        check_http2(parts, limits)?;
     }
     if body.size_hint().lower() > u64::from(limits.body_bytes) { Err(Refusal::PayloadTooLarge) } else { Ok(()) }
+}
+
+/// What the guard sees to over HTTP/1, as far as h2 does not: there are no tunnels, and it is clear who is meant.
+fn check_http2(parts: &Parts, limits: &RequestLimits) -> Result<(), Refusal> {
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > usize::try_from(limits.line_bytes).unwrap_or(usize::MAX) {
+        return Err(Refusal::HeadTooLarge);
+    }
+    let has_path = target.starts_with('/') || (target == "*" && parts.method == Method::OPTIONS);
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let is_known = match (hosts.next(), hosts.next()) {
+        (None, _) => parts.uri.authority().is_some(),
+        (Some(host), None) => is_host(host.as_bytes()),
+        (Some(_), Some(_)) => false,
+    };
+    if parts.method != Method::CONNECT && has_path && is_known { Ok(()) } else { Err(Refusal::BadRequest) }
 }
 
 /// The answer of an endpoint.
@@ -116,6 +153,10 @@ fn for_app(context: &RequestContext, mut parts: Parts, body: Incoming, identity:
     let settings = &context.worker.settings;
     identity.tell_app(&mut parts.headers);
     prefer_target_host(&mut parts);
+    if parts.version == Version::HTTP_2 {
+        // Each may come by itself, which an app need not know (RFC 9113 §8.2.3).
+        join(&mut parts.headers, &COOKIE, b"; ");
+    }
     parts.extensions.insert(context.worker.shutdown.clone());
     parts.extensions.insert(context.peer);
     let (limit, patience) = (settings.request_limits.body_bytes.into(), settings.connection_timeout);
@@ -127,11 +168,21 @@ fn for_app(context: &RequestContext, mut parts: Parts, body: Incoming, identity:
 fn prefer_target_host(parts: &mut Parts) {
     let Some(authority) = parts.uri.authority() else { return };
     let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-    if let Entry::Occupied(mut said) = parts.headers.entry(HOST)
-        && said.get() != host
+    if parts.headers.get(HOST).is_none_or(|said| said != host)
         && let Ok(host) = HeaderValue::from_str(host)
     {
-        said.insert(host);
+        parts.headers.insert(HOST, host);
+    }
+}
+
+/// Makes one line of those that a list came in.
+pub(crate) fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
+    let joined = [first, second].into_iter().chain(values).collect::<Vec<_>>().join(separator);
+    // Cannot fail, because a header's value and a separator are made of what may stand in one.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(name, joined);
     }
 }
 
@@ -175,10 +226,14 @@ where
 fn finish<B>(
     mut tracked: Tracked,
     granted: Result<Granted<B>, Refusal>,
-    version: Version,
-    wish: Wish,
+    manner: Manner,
     identity: Identity,
-) -> Response<TrackedBody<AnswerBody<B>>> {
+) -> Response<TrackedBody<AnswerBody<B>>>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let Manner { version, is_head, wish } = manner;
     let worker = &tracked.context.worker;
     let now = Instant::now();
     let timings = tracked.timings(now);
@@ -203,8 +258,20 @@ fn finish<B>(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     tracked.status = Some(response.status());
+    let is_left_out = manner.leaves_body_out(response.status());
+    if is_left_out && is_head {
+        say_length(&mut response);
+    }
     let taking = (version == Version::HTTP_2).then(|| Box::new(Taking::new(&tracked.context.activity)));
-    response.map(|body| TrackedBody { body, taking, tracked })
+    response.map(|body| TrackedBody { body, is_left_out, taking, tracked })
+}
+
+/// What an answer with the body would say.
+fn say_length<B: hyper::body::Body>(response: &mut Response<B>) {
+    let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
+    if let Some(length) = length {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
 }
 
 /// Whether `Connection: close` may be said: HTTP/2 has no such header, and an upgrade needs its own.
@@ -303,6 +370,8 @@ pin_project! {
     pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
+        // The head is all of it.
+        is_left_out: bool,
         // Over HTTP/2, and on the heap, because most answers are not. Dropped before the request is over.
         taking: Option<Box<Taking>>,
         tracked: Tracked,
@@ -329,7 +398,8 @@ impl<B: hyper::body::Body<Data = Bytes>> hyper::body::Body for TrackedBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.taking.as_ref().is_none_or(|taking| taking.rest.is_empty()) && self.body.is_end_stream()
+        let is_given = self.taking.as_ref().is_none_or(|taking| taking.rest.is_empty());
+        self.is_left_out || is_given && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -364,7 +434,49 @@ mod tests {
         };
         assert_eq!(host("/", Some("a")).as_deref(), Some("a"));
         assert_eq!(host("http://user@b:80/", Some("a")).as_deref(), Some("b:80"));
-        assert_eq!(host("http://b/", None), None);
+        assert_eq!(host("http://b/", None).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn over_http2_it_is_clear_what_is_asked_for_and_of_whom() {
+        let limits = RequestLimits { line_bytes: 10, head_bytes: 100, body_bytes: 100 };
+        let checked = |method: &str, target: &str, hosts: &[&str]| {
+            let builder = Request::builder().method(method).uri(target);
+            let request = hosts.iter().fold(builder, |request, host| request.header(HOST, *host));
+            check_http2(&request.body(()).unwrap().into_parts().0, &limits)
+        };
+        for (method, target, hosts) in [
+            ("GET", "http://a/", &[][..]),
+            ("GET", "http://a/", &["b"]),
+            ("GET", "/", &["a:80"]),
+            ("OPTIONS", "*", &["a"]),
+            ("GET", "/123456789", &["a"]),
+        ] {
+            assert_eq!(checked(method, target, hosts), Ok(()), "{method} {target} {hosts:?}");
+        }
+        for (method, target, hosts) in [
+            ("CONNECT", "a:80", &[][..]),
+            ("GET", "*", &["a"]),
+            ("GET", "/", &[]),
+            ("GET", "/", &["a", "a"]),
+            ("GET", "http://a/", &["a", "b"]),
+            ("GET", "/", &["a/b"]),
+        ] {
+            assert_eq!(checked(method, target, hosts), Err(Refusal::BadRequest), "{method} {target} {hosts:?}");
+        }
+        assert_eq!(checked("GET", "/1234567890", &["a"]), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn a_list_in_several_lines_becomes_one() {
+        let joined = |values: &[&'static str]| {
+            let mut headers: HeaderMap = values.iter().map(|value| (COOKIE, HeaderValue::from_static(value))).collect();
+            join(&mut headers, &COOKIE, b"; ");
+            headers.get_all(COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(joined(&[]), Vec::<String>::new());
+        assert_eq!(joined(&["a=1; b=2"]), ["a=1; b=2"]);
+        assert_eq!(joined(&["a=1", "b=2", "c=3"]), ["a=1; b=2; c=3"]);
     }
 
     #[test]

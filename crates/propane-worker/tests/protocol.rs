@@ -218,3 +218,18 @@ fn a_listener_that_somebody_shuts_down_ends_the_worker_with_a_reason_and_without
     assert_eq!(code, Some(1));
     assert!(stderr.contains("the listening socket has ended"), "{stderr}");
 }
+
+#[test]
+fn over_http2_too_an_answer_to_head_has_no_body() {
+    const HEAD_LARGE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+        \0\0\x12\x01\x05\0\0\0\x01\x42\x04HEAD\x86\x04\x06/large\x41\x01a";
+    const HEADERS: u8 = 1;
+    const END_STREAM: u8 = 1;
+    let port = propane_load::free_port();
+    let _worker = Launch::app().port(port).ready();
+    let mut client = Client::connect(local(port));
+    client.send(HEAD_LARGE);
+    let mut frames = std::iter::from_fn(|| client.http2_frame());
+    let head = frames.find(|frame| frame.kind == HEADERS).unwrap();
+    assert_eq!(head.flags & END_STREAM, END_STREAM, "it is all of the answer");
+}

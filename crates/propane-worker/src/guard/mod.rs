@@ -413,7 +413,7 @@ static IN_HOST: [bool; 256] = {
 };
 
 /// A name or an address, and perhaps a port (RFC 9110 §7.2). It may be empty, where the target has none.
-fn is_host(text: &[u8]) -> bool {
+pub(crate) fn is_host(text: &[u8]) -> bool {
     let in_name = |byte: &u8| IN_HOST[usize::from(*byte)];
     let in_address = |byte: &u8| *byte == b':' || in_name(byte);
     let port = match text.strip_prefix(b"[") {
