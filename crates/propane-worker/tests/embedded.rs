@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, UNIX_EPOCH};
 
 use support::{Answer, Client, Launch, Worker, local};
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ fn app_root() -> TempDir {
     let public = root.path().join("public");
     fs::create_dir_all(public.join("css")).unwrap();
     fs::create_dir_all(public.join(".well-known")).unwrap();
+    fs::create_dir_all(public.join("folder/index.html")).unwrap();
     let files = [
         ("index.html", "<p>hello\n"),
         ("css/site.css", "p{}\n"),
@@ -96,6 +98,7 @@ const ROWS: &[Row] = &[
     row("GET", "/empty.txt", &["Range: bytes=-1"], 200, &[("content-length", "0")], Some("")),
     row("GET", "/digits.txt", &["Range: bytes=0-1,4-5"], 200, &[], Some("0123456789")),
     row("GET", "/digits.txt", &["Range: bytes=0-1", "If-Range: \"other\""], 200, &[], Some("0123456789")),
+    row("HEAD", "/folder/", &[], 404, &[("content-length", "10")], Some("")),
     row("HEAD", "/digits.txt", &["Range: bytes=2-4"], 200, &[("content-length", "10")], Some("")),
     // Conditions that need no knowledge of the file.
     row("GET", "/digits.txt", &["If-None-Match: *"], 304, &[], Some("")),
@@ -163,6 +166,19 @@ fn what_a_client_has_already_is_not_sent_again() {
     fs::write(root.path().join("public/index.html"), "<p>changed\n").unwrap();
     let changed = client.ask("GET", "/index.html", &[&format!("If-None-Match: {etag}")]);
     assert_eq!((changed.status, changed.body.as_str()), (200, "<p>changed\n"));
+}
+
+#[test]
+fn a_file_older_than_any_date_is_a_file() {
+    let root = app_root();
+    let time = UNIX_EPOCH - Duration::from_secs(1);
+    fs::File::options().append(true).open(root.path().join("public/digits.txt")).unwrap().set_modified(time).unwrap();
+    let (_worker, mut client) = serve(Launch::embedded(root.path()));
+    for headers in [&[][..], &["If-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT"], &["If-None-Match: \"x\""]] {
+        let answer = client.ask("GET", "/digits.txt", headers);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "0123456789"));
+        assert_eq!((answer.header("last-modified"), answer.header("etag")), (None, None));
+    }
 }
 
 #[test]

@@ -4,13 +4,17 @@ use std::convert::Infallible;
 
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE, VARY, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tower::{Service, ServiceExt as _};
 use tower_http::services::ServeDir;
 use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseBody};
 
 use super::public::Public;
+use crate::request::join;
 
 /// What `--print-routes` prints.
 pub(super) const ROUTES: &str = "\
@@ -130,6 +134,12 @@ fn for_files<B>(request: Request<B>) -> Request<Empty<Bytes>> {
         _ => None,
     };
     parts.headers.extend(range.map(|range| (RANGE, range)));
+    // To HEAD it would answer without opening what it speaks of. What it sends is left out where the answer is written.
+    parts.method = Method::GET;
+    // Of each it reads one line only.
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        join(&mut parts.headers, &name, b", ");
+    }
     // Its redirects repeat the request's host, which is the client's word, not ours.
     if let Some(path) = parts.uri.path_and_query() {
         parts.uri = Uri::from(path.clone());

@@ -18,11 +18,12 @@ use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
-use tower_http::services::fs::Backend;
+use tower_http::services::fs::{self, Backend};
 
 /// Why `public/` cannot be served although it is there.
 #[derive(Debug, thiserror::Error)]
@@ -123,49 +124,97 @@ fn open_without_links(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result
 /// Whatever is wrong with a path, the client learns only that there is nothing; a worker in trouble is another matter.
 fn public_error(errno: Errno) -> io::Error {
     match errno {
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO => errno.into(),
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO => {
+            tracing::error!("cannot open a file of public/: {errno}");
+            errno.into()
+        }
         _ => io::ErrorKind::NotFound.into(),
     }
 }
 
 impl Backend for Public {
     type File = PublicFile;
-    type Metadata = Metadata;
+    type Metadata = Known;
     type OpenFuture = Ready<io::Result<PublicFile>>;
-    type MetadataFuture = Ready<io::Result<Metadata>>;
+    type MetadataFuture = Ready<io::Result<Known>>;
 
     fn open(&self, path: PathBuf) -> Self::OpenFuture {
         let opened = self.look(&path, READ);
         ready(opened.and_then(|(file, metadata)| {
-            let file = metadata.is_file().then_some(PublicFile { file, at: 0 });
+            let file = metadata.is_file().then(|| PublicFile { file, known: Known(metadata), at: 0 });
             file.ok_or_else(|| io::ErrorKind::NotFound.into())
         }))
     }
 
     fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
-        ready(self.look(&path, LOOK).map(|(_, metadata)| metadata))
+        ready(self.look(&path, LOOK).map(|(_, metadata)| Known(metadata)))
     }
 }
 
-/// A file that is read where it is needed, without another thread.
+/// What the headers say of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Known(Metadata);
+
+impl fs::Metadata for Known {
+    fn is_dir(&self) -> bool {
+        self.0.is_dir()
+    }
+
+    /// Nothing where `Last-Modified` has no words for it, because `ServeDir` takes every time for one that has.
+    fn modified(&self) -> io::Result<SystemTime> {
+        let modified = self.0.modified()?;
+        if has_words(modified) { Ok(modified) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+/// When the year 10000 begins, in seconds since 1970.
+const YEAR_10000: u64 = 253_402_300_800;
+
+/// Whether it can stand in a header.
+fn has_words(time: SystemTime) -> bool {
+    time.duration_since(UNIX_EPOCH).is_ok_and(|since| since.as_secs() < YEAR_10000)
+}
+
+/// A file that is read where it is needed, without another thread: as much of it as the headers say, whatever becomes of it
+/// meanwhile.
 pub(super) struct PublicFile {
     file: File,
-    /// Where the last seek ended.
+    /// As it was when it was opened.
+    known: Known,
+    /// Where the next read begins.
     at: u64,
 }
 
-impl tower_http::services::fs::File for PublicFile {
-    type Metadata = Metadata;
-    type MetadataFuture<'a> = Ready<io::Result<Metadata>>;
+impl fs::File for PublicFile {
+    type Metadata = Known;
+    type MetadataFuture<'a> = Ready<io::Result<Known>>;
 
     fn metadata(&self) -> Self::MetadataFuture<'_> {
-        ready(self.file.metadata())
+        ready(Ok(self.known.clone()))
+    }
+}
+
+impl PublicFile {
+    /// HTTP/1 would notice itself that an answer has another length than it says; over HTTP/2, nobody does here.
+    fn read_on(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.known.0.len().saturating_sub(self.at);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        let count = self.file.read(&mut buf[..most])?;
+        if count == 0 && most > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
+        }
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
 impl AsyncRead for PublicFile {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = self.file.read(buf.initialize_unfilled());
+        let read = self.read_on(buf.initialize_unfilled());
         Poll::Ready(read.map(|count| buf.advance(count)))
     }
 }
@@ -185,6 +234,9 @@ impl AsyncSeek for PublicFile {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use tower_http::services::fs::Metadata as _;
 
     use super::*;
 
@@ -244,6 +296,36 @@ mod tests {
             let error = public.look(Path::new(path), READ).map(|_| ()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_time_that_no_header_can_say_is_none() {
+        let file = tempfile::tempfile().unwrap();
+        let far = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let second = Duration::from_secs(1);
+        for (time, is_known) in [(UNIX_EPOCH - second, false), (UNIX_EPOCH, true), (UNIX_EPOCH + second, true)] {
+            file.set_modified(time).unwrap();
+            assert_eq!(Known(file.metadata().unwrap()).modified().ok(), is_known.then_some(time));
+        }
+        assert!(has_words(far(YEAR_10000 - 1)) && !has_words(far(YEAR_10000)));
+    }
+
+    #[test]
+    fn a_file_is_read_as_long_as_it_was() {
+        let root = site();
+        let path = root.path().join("public/css/site.css");
+        let public = Public::open(&root.path().join("public"), extensions(&["css"])).unwrap().unwrap();
+        let read = |later: &str| {
+            fs::write(&path, "0123456789").unwrap();
+            let mut file = public.open(PathBuf::from("css/site.css")).into_inner().unwrap();
+            let mut buf = [0; 6];
+            let first = file.read_on(&mut buf).unwrap();
+            fs::write(&path, later).unwrap();
+            (first, file.read_on(&mut buf).map_err(|error| error.kind()))
+        };
+        assert_eq!(read("0123456789"), (6, Ok(4)));
+        assert_eq!(read("0123456789 and more"), (6, Ok(4)));
+        assert_eq!(read("01234"), (6, Err(io::ErrorKind::UnexpectedEof)));
     }
 
     #[test]
