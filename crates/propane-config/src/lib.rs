@@ -8,6 +8,7 @@ mod choices;
 mod derive;
 mod diff;
 pub mod document;
+mod embedded;
 mod exports;
 mod fingerprint;
 mod foreign;

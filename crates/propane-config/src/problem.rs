@@ -3,9 +3,9 @@
 use serde::{Serialize, Serializer};
 
 use crate::document::Span;
+use crate::embedded::mask_within;
 use crate::lookup::is_under;
 use crate::origin::Origin;
-use crate::secrets::mask_url_users;
 use crate::source::{Quote, Source};
 
 /// One thing that is wrong.
@@ -193,7 +193,7 @@ impl Problem {
             key: None,
             also: Vec::new(),
             // It may quote a path or a name that somebody took from a URL.
-            message: mask_url_users(message),
+            message: mask_within(message),
             place: None,
             expected: None,
             suggestion: None,

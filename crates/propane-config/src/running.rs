@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::diff::{Difference, Entry, Proof};
+use crate::embedded::{holds_secret, mask_within};
 use crate::fingerprint::{Fingerprint, Salt};
 use crate::inputs::{Args, Flag, Inputs};
 use crate::origin::Origin;
 use crate::reload::{Reloaded, reload};
 use crate::resolve::{Resolution, ResolvedSetting};
-use crate::secrets::{MASK, has_url_user, is_secret_key, mask_url_users};
+use crate::secrets::{MASK, is_secret_key};
 use crate::settings::{OPTIONS, Reload, SETTINGS, Setting, setting};
 use crate::value::Value;
 use crate::worker::Strategy;
@@ -247,8 +248,8 @@ impl Word {
         let text = word.to_string_lossy();
         if row.is_some_and(|row| is_secret_key(row.key)) {
             Self::Masked(MASK.to_owned())
-        } else if has_url_user(&text) {
-            Self::Masked(mask_url_users(&text))
+        } else if holds_secret(&text) {
+            Self::Masked(mask_within(&text))
         } else {
             Self::plain(word)
         }

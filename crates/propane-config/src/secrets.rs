@@ -1,83 +1,65 @@
 //! What must never be shown, and how it is masked.
 //!
-//! A secret is a value whose key says so, or the user information of a URL. Source lines are masked by their words
+//! A secret is a value whose key says so, or a part of one ([`crate::embedded`]). Source lines are masked by their words
 //! alone, because the file around them may be one that could not be parsed.
 
 use std::ops::Range;
 
+use crate::embedded::{holds_secret, mask_within, secrets_within};
 use crate::openstep::unescape;
 
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
+/// How the names of secrets end, in lower case, without separators and in the singular. What is called a key may be
+/// harmless, so it counts only where its name says what it opens.
+const SECRET_ENDINGS: [&str; 15] = [
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "token",
+    "credential",
+    "connectionstring",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "secretkey",
+    "secretkeybase",
+    "signingkey",
+    "encryptionkey",
+    "masterkey",
+];
+
 /// Whether the value under a key is secret. Only the last part of the key matters. Where there is none, a comment that
 /// was not meant to may have swallowed it, and nobody knows what it was.
 pub fn is_secret_key(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    let ends_in = |word: &str| {
-        let start = name.len().checked_sub(word.len());
-        start.and_then(|start| name.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(word))
+    if name.is_empty() {
+        return true;
+    }
+    let compact: String = name.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
+    let singular = compact.strip_suffix('s').unwrap_or(&compact);
+    let ends = |name: &str| SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending));
+    let is_pass = ["pass", "pwd"].into_iter().any(|word| last_word(name).eq_ignore_ascii_case(word));
+    !is_limit(name) && (is_pass || ends(&compact) || ends(singular))
+}
+
+/// `Pass` of `smtpPass`, `PASS` of `DB_PASS`, and all of `compass`.
+fn last_word(name: &str) -> &str {
+    let bytes = name.as_bytes();
+    let starts_word = |at: &usize| match (bytes[at - 1], bytes[*at]) {
+        (b'_' | b'-', _) => true,
+        (before, first) => before.is_ascii_lowercase() && first.is_ascii_uppercase(),
     };
-    name.is_empty()
-        || ["secret", "password", "token"].into_iter().any(ends_in)
-        || name.eq_ignore_ascii_case("connectionString")
+    (1..bytes.len()).rfind(starts_word).and_then(|at| name.get(at..)).unwrap_or(name)
 }
 
-/// The text with the user information of every URL in it masked: `postgres://***@db/app`.
-pub fn mask_url_users(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut shown = 0;
-    for user in url_users(text.as_bytes()) {
-        out.push_str(text.get(shown..user.start).unwrap_or_default());
-        out.push_str(MASK);
-        shown = user.end;
-    }
-    out.push_str(text.get(shown..).unwrap_or_default());
-    out
-}
-
-/// Whether anything in the text would be masked.
-pub fn has_url_user(text: &str) -> bool {
-    !url_users(text.as_bytes()).is_empty()
-}
-
-/// How far a password that holds what should have been escaped is looked for, in bytes.
-const LONGEST_UNESCAPED: usize = 512;
-
-/// What stands between `://` and the last `@` before the path of a URL. A password may hold what should have been
-/// escaped, so that a part before the path which is no host with a port reaches up to the last `@` of its word.
-fn url_users(text: &[u8]) -> Vec<Range<usize>> {
-    let mut users = Vec::new();
-    let mut at = 0;
-    while let Some(found) = text[at..].windows(3).position(|three| three == b"://") {
-        let start = at + found + 3;
-        let is_end =
-            |byte: &u8| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\'' | b'\\') || byte.is_ascii_whitespace();
-        let authority = &text[start..];
-        let authority = &authority[..authority.iter().position(is_end).unwrap_or(authority.len())];
-        let user = last_sign(authority).or_else(|| {
-            if may_be_host(authority) {
-                return None;
-            }
-            let word = text[start..].iter().take(LONGEST_UNESCAPED).take_while(|byte| !byte.is_ascii_whitespace());
-            last_sign(&text[start..start + word.count()])
-        });
-        users.extend(user.map(|length| start..start + length));
-        at = start;
-    }
-    users
-}
-
-fn last_sign(text: &[u8]) -> Option<usize> {
-    text.iter().rposition(|byte| *byte == b'@').filter(|sign| *sign > 0)
-}
-
-/// Whether this can be a host, with or without a port: what follows its first colon is a number, or it is an IPv6
-/// address in brackets. A colon with nothing behind it is rather followed by a password that begins with a `/` or `#`.
-fn may_be_host(authority: &[u8]) -> bool {
-    let after_colon = authority.splitn(2, |byte| *byte == b':').nth(1);
-    authority.starts_with(b"[")
-        || after_colon.is_none_or(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
+/// Whether a name is that of a number of things: `maxTokens`, `min-tokens`.
+fn is_limit(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let rest = ["max", "min"].iter().find_map(|limit| lower.strip_prefix(limit)).and(name.get(3..));
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase() || matches!(c, '_' | '-')))
 }
 
 /// What is secret in a text.
@@ -90,12 +72,12 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Everything secret in the text of a property list: the values of secret keys and the users of URLs.
+    /// Everything secret in the text of a property list: the values of secret keys, and what is secret within others.
     ///
     /// Where the text is not sound, nobody knows where its quotes and comments end. It is read in all ways that it could
     /// be meant, and what is secret in one of them is secret.
     pub(crate) fn of(text: &[u8], is_sound: bool) -> Self {
-        let mut each = url_users(text);
+        let mut each = secrets_within(text);
         each.extend(xml_values(text));
         let quotes: &[_] =
             if is_sound { &[Quotes::Pair] } else { &[Quotes::Pair, Quotes::PairOnLine, Quotes::Nothing] };
@@ -180,7 +162,7 @@ impl Words<'_> {
             if self.quotes == Quotes::Nothing && is_secret(colon.map_or(word, |colon| &word[..colon])) {
                 self.add_line(range.end);
             }
-            if hides_url_user(word) {
+            if hides_secret(word) {
                 self.secrets.push(range.clone());
             }
             if word.starts_with(b"/*") {
@@ -342,9 +324,9 @@ fn is_entry(text: &[u8]) -> bool {
     line[word..].trim_ascii_start().starts_with(b"= ")
 }
 
-/// Whether a word of the text has a URL with a user once its escapes are read: `http:\/\/me:pw@host`.
-fn hides_url_user(word: &[u8]) -> bool {
-    word.contains(&b'\\') && unescape(&String::from_utf8_lossy(word)).is_ok_and(|(text, _)| has_url_user(&text))
+/// Whether a word of the text has a secret within once its escapes are read: `http:\/\/me:pw@host`.
+fn hides_secret(word: &[u8]) -> bool {
+    word.contains(&b'\\') && unescape(&String::from_utf8_lossy(word)).is_ok_and(|(text, _)| holds_secret(&text))
 }
 
 /// Whether a word of the text is a secret key, however it is quoted and escaped.
@@ -377,8 +359,8 @@ fn masked(value: &plist::Value, secret: bool, found: &mut bool) -> plist::Value 
             plist::Value::String(MASK.to_owned())
         }
         plist::Value::String(text) => {
-            *found |= has_url_user(text);
-            plist::Value::String(mask_url_users(text))
+            *found |= holds_secret(text);
+            plist::Value::String(mask_within(text))
         }
         typed => typed.clone(),
     }
@@ -409,7 +391,10 @@ mod tests {
             ("secret = { a = (b, c); }; d = e;", "secret = { * = (*, *); }; d = e;"),
             ("secret = \"never closed", "secret = *************"),
             ("url = \"redis://me:pw@host/0\";", "url = \"redis://*****@host/0\";"),
-            ("secretary = abc; tokens = 2;", "secretary = abc; tokens = 2;"),
+            ("secretary = abc; maxTokens = 2;", "secretary = abc; maxTokens = 2;"),
+            ("tokens = (abc, d);", "tokens = (***, *);"),
+            (r#"cmd = "run --token=abc {fd}";"#, r#"cmd = "run --token=*** {fd}";"#),
+            ("// DB_PASSWORD=abc run", "// DB_PASSWORD=*******"),
             // Keys as they can be written.
             ("\"pass\\U0077ord\" = abc;", "\"pass\\U0077ord\" = ***;"),
             ("\"db.apiToken\" = abc;", "\"db.apiToken\" = ***;"),
@@ -452,31 +437,19 @@ mod tests {
     }
 
     #[test]
-    fn users_of_urls_are_masked_wherever_they_stand() {
-        assert_eq!(
-            mask_url_users("a postgres://u:p@h/d b https://h/?q=a@b"),
-            "a postgres://***@h/d b https://h/?q=a@b"
-        );
-        assert_eq!(mask_url_users("redis://:p@ss@h"), "redis://***@h", "up to the last @");
-        for unescaped in
-            ["redis://me:p/w@h", "redis://me:p?w#@h", "redis://me:p\"w@h", "redis://me:p\\w@h", "redis://me:/w@h"]
-        {
-            assert_eq!(mask_url_users(unescaped), "redis://***@h", "{unescaped}");
-        }
-        for host in ["http://h:80/a@b", "http://[::1]:80/a@b", "http://h/a@b", "http://h:80 a@b"] {
-            assert_eq!(mask_url_users(host), host);
-        }
-        assert!(!has_url_user("mail me@example.org, see http://example.org/"));
-    }
-
-    #[test]
     fn keys_are_secret_by_their_last_part() {
-        for key in
-            ["session.secret", "auth.bearerSecret", "x.PASSWORD", "database.connectionString", "a.b.apiToken", "", "a."]
+        for key in "session.secret auth.bearerSecret x.PASSWORD database.connectionString a.b.apiToken a. passwords \
+                    auth.tokens clientSecrets credentials smtp.pass smtpPass DB_PASS pwd passwd passphrase apiKey api_key API-KEYS \
+                    secretKeyBase SECRET_KEY_BASE aws.secretAccessKey privateKeys minioSecrets"
+            .split(' ')
+            .chain([""])
         {
             assert!(is_secret_key(key), "{key}");
         }
-        for key in ["secret.name", "secretary", "tokens", "connection", "é"] {
+        for key in "secret.name secretary connection é maxTokens max-tokens MIN_TOKENS key keys monkey bypass \
+                    accessKeyId tokenURL passwordFile compass publicKey cacheKey secretsDirectory"
+            .split(' ')
+        {
             assert!(!is_secret_key(key), "{key}");
         }
     }

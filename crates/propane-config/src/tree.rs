@@ -4,10 +4,11 @@
 //! everything else is replaced: the rule that figment follows for the settings.
 
 use crate::document::{Content, Entry, Node};
+use crate::embedded::holds_secret;
 use crate::openstep;
 use crate::origin::Origin;
 use crate::resolve::{Override, ResolvedSetting};
-use crate::secrets::{has_url_user, is_secret_key};
+use crate::secrets::is_secret_key;
 use crate::settings::{GROUPS, Reload};
 use crate::source::Source;
 use crate::value::Value;
@@ -116,14 +117,14 @@ fn flatten(path: &str, secret: bool, held: &[Held<'_>], out: &mut Vec<ResolvedSe
 fn app_setting(path: &str, secret: bool, value: Value, held: &[Held<'_>]) -> ResolvedSetting {
     let origin = |(node, source): &Held<'_>| source.origin(node.span);
     let lost = |held: &Held<'_>| Some(Override { value: self::value(&held.0.content)?, origin: origin(held) });
-    let has_user = matches!(&value, Value::Text(text) if has_url_user(text));
+    let holds_one = matches!(&value, Value::Text(text) if holds_secret(text));
     ResolvedSetting {
         key: path.to_owned(),
         kind: kind(&value),
         origin: held.first().map_or(Origin::Builtin, origin),
         overrides: held.iter().skip(1).filter_map(lost).collect(),
         value: Some(value),
-        secret: secret || has_user,
+        secret: secret || holds_one,
         reload: Reload::Generation,
         app: true,
     }

@@ -9,8 +9,8 @@ use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::document::Content;
+use crate::embedded::mask_within;
 use crate::names;
-use crate::secrets::mask_url_users;
 
 /// A resolved value, typed as its setting says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -192,7 +192,7 @@ impl Misfit {
     }
 
     fn found(text: &str) -> Self {
-        Self::new(format!("found {}", shorten(&mask_url_users(text))))
+        Self::new(format!("found {}", shorten(&mask_within(text))))
     }
 
     fn type_of(content: &Content<'_>) -> Self {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::choices::SocketStrategy;
+use crate::embedded::mask_within;
 use crate::world::{Framework, World, app_binary, framework_server};
 
 /// The program that workers run.
@@ -128,10 +129,10 @@ impl WorkerChoice {
         }
     }
 
-    /// What it is, in a few words for the log.
+    /// What it is, in a few words for the log: without its secrets.
     pub fn name(&self) -> String {
         match self {
-            Self::Command { words } => words.join(" "),
+            Self::Command { words } => mask_within(&words.join(" ")),
             Self::ArlenApp { binary, .. } | Self::FrameworkServer { binary, .. } => binary.display().to_string(),
             Self::Embedded => "embedded".to_owned(),
         }

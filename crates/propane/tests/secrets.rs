@@ -21,6 +21,8 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "check", "--format", "json"],
     &["config", "check", "--all-envs", "--format", "github"],
     &["config", "explain", "port"],
+    &["config", "explain", "jobWorkerCommand"],
+    &["config", "diff", "--defaults"],
     &["--port", "0"],
 ];
 
@@ -77,6 +79,9 @@ fn secret_entry() -> impl Strategy<Value = String> {
         "\"connectionString\"",
         "\"db.secret\"",
         "/* the */ secret",
+        "passwords",
+        "api_key",
+        "smtpPass",
     ]);
     let signs = prop::sample::select(vec![" = ", "=", " /* x */ = ", " == ", ": ", " "]);
     let ends = prop::sample::select(vec![";", ";\n", "\n", "", ","]);
@@ -88,6 +93,10 @@ fn secret_entry() -> impl Strategy<Value = String> {
         format!("port = \"amqp://a:{SECRET}@h\";"),
         format!("propaneAccessories = {{ jobWorkerCommand = \"run db://me:{SECRET}@h\"; }};"),
         format!("// see https://me:{SECRET}@example.org/\n"),
+        format!("url = \"https://h/?n=1&access_token={SECRET}&x=1\";"),
+        format!("propaneAccessories = {{ jobWorkerCommand = \"run --api-key {SECRET} x\"; }};"),
+        format!("propaneAccessories = {{ workerCommand = \"DB_PASSWORD='{SECRET}' x {{fd}}\"; }};"),
+        format!("propaneAccessories = {{ jobWorkerCommand = \"curl -H \\\"Authorization: Bearer {SECRET}\\\"\"; }};"),
     ]);
     prop_oneof![4 => keyed, 1 => urls]
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use crate::embedded::holds_secret;
 use crate::inputs::Inputs;
 use crate::options::{self, Options};
 use crate::origin::Origin;
-use crate::secrets::{has_url_user, is_secret_key};
+use crate::secrets::is_secret_key;
 use crate::settings::{Reload, Setting};
 use crate::stack::Stack;
 use crate::value::Value;
@@ -18,8 +19,8 @@ pub(super) fn table_setting(row: &Setting, stack: &Stack<'_>) -> ResolvedSetting
     let value = winner.map(|leaf| leaf.value.clone());
     let overrides: Vec<_> =
         candidates.map(|leaf| Override { value: leaf.value.clone(), origin: leaf.origin.clone() }).collect();
-    let holds_user = |value: &Value| matches!(value, Value::Text(text) if has_url_user(text));
-    let secret = is_secret_key(row.key) || value.iter().chain(overrides.iter().map(|lost| &lost.value)).any(holds_user);
+    let holds_one = |value: &Value| matches!(value, Value::Text(text) if holds_secret(text));
+    let secret = is_secret_key(row.key) || value.iter().chain(overrides.iter().map(|lost| &lost.value)).any(holds_one);
     ResolvedSetting {
         key: row.key.to_owned(),
         value,
@@ -86,7 +87,7 @@ fn worker_args(inputs: &Inputs) -> Option<ResolvedSetting> {
     (!words.is_empty()).then(|| ResolvedSetting {
         key: "workerArgs".to_owned(),
         kind: "list",
-        secret: words.iter().any(|word| has_url_user(word)),
+        secret: words.iter().any(|word| holds_secret(word)),
         value: Some(Value::List(words)),
         origin,
         overrides: Vec::new(),

@@ -11,12 +11,13 @@ use serde::Serialize;
 use crate::check;
 use crate::choices::SocketStrategy;
 use crate::derive::derive;
+use crate::embedded::mask_within;
 use crate::inputs::{Args, Inputs};
 use crate::layer::{Findings, Layer, LayerKind, Leaf, Rejected};
 use crate::options::{self, Options, RunOptions};
 use crate::origin::Origin;
 use crate::problem::{Code, Place, Problem, Severity};
-use crate::secrets::{MASK, is_secret_key, mask_url_users};
+use crate::secrets::{MASK, is_secret_key};
 use crate::settings::{Reload, ResolvedConfig, SETTINGS};
 use crate::stack::Stack;
 use crate::tree;
@@ -132,8 +133,8 @@ pub(crate) fn shown(key: &str, value: &Value) -> Value {
     let is_secret = |key: &str| key.split(['.', '[']).any(|part| is_secret_key(part.trim_matches('"')));
     match value {
         _ if is_secret(key) => Value::Text(MASK.to_owned()),
-        Value::Text(text) => Value::Text(mask_url_users(text)),
-        Value::List(words) => Value::List(words.iter().map(|word| mask_url_users(word)).collect()),
+        Value::Text(text) => Value::Text(mask_within(text)),
+        Value::List(words) => Value::List(words.iter().map(|word| mask_within(word)).collect()),
         Value::Int(_) | Value::Bool(_) => value.clone(),
     }
 }
