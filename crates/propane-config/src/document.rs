@@ -1,11 +1,11 @@
 //! One property list as a tree whose keys and values know where they stand.
 //!
 //! The form is recognised here: binary and XML go through the `plist` crate behind the guards of [`crate::foreign`],
-//! everything else through [`crate::openstep`]. Only the latter has positions.
+//! everything else through [`crate::openstep`]. Only the latter has positions for every value.
 
 use std::borrow::Cow;
 
-use crate::{foreign, openstep};
+use crate::{foreign, markup, openstep};
 
 /// The largest file that is read, in bytes. Real ones have a few kilobytes; this keeps a wrong path harmless.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -96,6 +96,38 @@ pub enum RemarkKind {
     AndMore(usize),
 }
 
+/// Remarks that are reported one by one; a file that earns more has one thing wrong with it many times.
+const MAX_REMARKS: usize = 20;
+
+/// The remarks on a file in the making.
+#[derive(Default)]
+pub(crate) struct Remarks {
+    kept: Vec<Remark>,
+    more: usize,
+}
+
+impl Remarks {
+    pub(crate) fn add(&mut self, span: Span, kind: RemarkKind) {
+        if self.kept.len() < MAX_REMARKS {
+            self.kept.push(Remark { span, kind });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&Remark) -> bool) {
+        self.kept.retain(is_kept);
+    }
+
+    /// All of them, in a file that ends there.
+    pub(crate) fn finish(mut self, end: Span) -> Vec<Remark> {
+        if self.more > 0 {
+            self.kept.push(Remark { span: end, kind: RemarkKind::AndMore(self.more) });
+        }
+        self.kept
+    }
+}
+
 /// Why a file could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -141,9 +173,13 @@ pub fn examine(bytes: &[u8]) -> Reading<'_> {
     if bytes.starts_with(b"bplist00") {
         return foreign::read_binary(bytes).into();
     }
+    if let Some(encoding) = wide_encoding(bytes) {
+        let (span, help) = (Some(Span { start: 0, end: 1 }), Some("save the file as UTF-8".to_owned()));
+        return Err(Fault { span, help, ..Fault::nowhere(format!("the file is written in {encoding}")) }).into();
+    }
     let text = without_bom(bytes);
     if looks_like_xml(text) {
-        return foreign::read_xml(text).into();
+        return markup::read(text).into();
     }
     openstep::read(text)
 }
@@ -161,6 +197,23 @@ impl<'a> From<Result<Document<'a>, Fault>> for Reading<'a> {
 /// The text after a UTF-8 byte order mark, which editors on Windows put there.
 pub(crate) fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// The encoding of a text whose characters have several bytes each: its byte order mark, or a first character whose other
+/// bytes are zeros.
+fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [1..=255, 0, 0, 0, ..] | [0, 0, 0, 1..=255, ..] => {
+            Some("UTF-32")
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [1..=255, 0, ..] | [0, 1..=255, ..] => Some("UTF-16"),
+        _ => None,
+    }
+}
+
+/// Whether what is secret in the text would be recognised: not between tags, and not in an encoding that is not read.
+pub(crate) fn is_quotable(text: &[u8]) -> bool {
+    !looks_like_xml(text) && wide_encoding(text).is_none()
 }
 
 fn looks_like_xml(text: &[u8]) -> bool {

@@ -1,7 +1,7 @@
-//! XML and binary property lists, read by the `plist` crate.
+//! Binary property lists, read by the `plist` crate.
 //!
 //! The guards here come first, because the crate builds whatever a file describes: they bound depth, number of values
-//! and expanded size, and refuse the XML features that the crate drops without a word.
+//! and expanded size.
 
 use std::io::Cursor;
 
@@ -11,17 +11,10 @@ pub(crate) fn read_binary(bytes: &[u8]) -> Result<Document<'static>, Fault> {
     Table::of(bytes)
         .and_then(|table| table.check())
         .ok_or_else(|| Fault::nowhere("is not a sound binary property list"))??;
-    finish(plist::Value::from_reader(Cursor::new(bytes)))
-}
-
-pub(crate) fn read_xml(text: &[u8]) -> Result<Document<'static>, Fault> {
-    check_xml(text)?;
-    finish(plist::Value::from_reader_xml(text))
-}
-
-fn finish(value: Result<plist::Value, plist::Error>) -> Result<Document<'static>, Fault> {
-    let value = value.map_err(|error| Fault::nowhere(format!("is not a sound property list: {error}")))?;
-    Ok(Document { root: Node::from_plist(value), remarks: Vec::new() })
+    match plist::Value::from_reader(Cursor::new(bytes)) {
+        Ok(value) => Ok(Document { root: Node::from_plist(value), remarks: Vec::new() }),
+        Err(error) => Err(Fault::nowhere(format!("is not a sound property list: {error}"))),
+    }
 }
 
 /// The object table of a binary property list.
@@ -117,50 +110,4 @@ fn next_reference(references: &mut std::ops::Range<usize>, width: usize) -> Opti
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<usize> {
     let digits = bytes.get(at..at.checked_add(width)?)?;
     digits.iter().try_fold(0_usize, |sum, byte| sum.checked_mul(256)?.checked_add(usize::from(*byte)))
-}
-
-/// Looks at the markup without understanding all of it: enough to bound it, and to see what the crate would drop.
-fn check_xml(text: &[u8]) -> Result<(), Fault> {
-    let refuse = |what: &str| Err(Fault::nowhere(format!("has {what}, which is not supported in a property list")));
-    let (mut depth, mut values) = (0_usize, 0_usize);
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'<' | b'&')) {
-        rest = &rest[at..];
-        match rest {
-            [b'<', b'!', b'-', b'-', ..] => rest = after(rest, b"-->"),
-            [b'<', b'!', b'[', ..] => return refuse("a CDATA section"),
-            [b'<', b'!', ..] if declares_entities(rest) => return refuse("an internal document type"),
-            [b'&', ..] if !is_known_entity(rest) => return refuse("an entity of its own"),
-            [b'<', b'/', ..] => (depth, rest) = (depth.saturating_sub(1), &rest[2..]),
-            [b'<', b'!' | b'?', ..] => rest = after(rest, b">"),
-            [b'&', ..] => rest = &rest[1..],
-            _ => {
-                let tag = &rest[..rest.len() - after(rest, b">").len()];
-                depth += usize::from(!tag.ends_with(b"/>"));
-                values += 1;
-                rest = &rest[tag.len()..];
-            }
-        }
-        // The document element and the leaf's own tag are no nesting.
-        if depth > MAX_DEPTH + 2 {
-            return Err(Fault::nowhere(format!("is nested deeper than {MAX_DEPTH}")));
-        }
-        if values > MAX_VALUES {
-            return Err(Fault::nowhere("describes more values than a configuration can need"));
-        }
-    }
-    Ok(())
-}
-
-/// The text after the first `end`, which is nothing if there is none.
-fn after<'a>(text: &'a [u8], end: &[u8]) -> &'a [u8] {
-    text.windows(end.len()).position(|window| window == end).map_or(&[], |at| &text[at + end.len()..])
-}
-
-fn declares_entities(markup: &[u8]) -> bool {
-    markup.iter().take_while(|byte| **byte != b'>').any(|byte| *byte == b'[') || markup.starts_with(b"<!ENTITY")
-}
-
-fn is_known_entity(text: &[u8]) -> bool {
-    ["&lt;", "&gt;", "&amp;", "&quot;", "&apos;", "&#"].iter().any(|known| text.starts_with(known.as_bytes()))
 }

@@ -16,6 +16,7 @@ mod inputs;
 mod layer;
 mod lookup;
 pub mod manual;
+mod markup;
 mod names;
 pub mod openstep;
 mod options;

@@ -63,7 +63,8 @@ pub(crate) fn key_meant_at_top(name: &str) -> Option<&'static str> {
     // A short name of the app's own is too easily near one of ours.
     const LONG_ENOUGH: usize = 8;
     let top = SETTINGS.iter().filter(|setting| setting.group().is_none()).map(|setting| setting.key);
-    let near = || nearest(name, top.chain(GROUPS.iter().copied())).filter(|meant| meant.len() >= LONG_ENOUGH);
+    let is_likely = |meant: &&str| meant.len() >= LONG_ENOUGH || meant.eq_ignore_ascii_case(name);
+    let near = || nearest(name, top.chain(GROUPS.iter().copied())).filter(is_likely);
     elsewhere(name).filter(|meant| meant.len() - name.len() > 1 && name.len() >= LONG_ENOUGH).or_else(near)
 }
 
@@ -136,7 +137,7 @@ fn guesses(setting: &Setting) -> Vec<String> {
 }
 
 /// `maxConcurrentHTTPSessions` -> `MAX_CONCURRENT_HTTP_SESSIONS`.
-fn screaming(name: &str) -> String {
+pub(crate) fn screaming(name: &str) -> String {
     let bytes = name.as_bytes();
     let starts_word = |at: usize| {
         let follows_small = at > 0 && bytes[at - 1].is_ascii_lowercase();

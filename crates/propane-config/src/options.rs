@@ -66,14 +66,14 @@ impl Options {
     pub(crate) fn of(inputs: &Inputs) -> Self {
         let mut problems = Vec::new();
         let cwd = || GivenPath { path: inputs.cwd.clone(), origin: current_directory() };
-        let app_root = given_path("appRoot", inputs, &inputs.cwd).unwrap_or_else(cwd);
+        let app_root = given_path("appRoot", inputs, &inputs.cwd, &mut problems).unwrap_or_else(cwd);
         let default_pid_file = app_root.path.join(default_text("pidFile"));
         Self {
             environment: environment(inputs, &mut problems),
-            framework_root: given_path("frameworkRoot", inputs, &inputs.cwd),
-            pid_file: given_path("pidFile", inputs, &app_root.path)
+            framework_root: given_path("frameworkRoot", inputs, &inputs.cwd, &mut problems),
+            pid_file: given_path("pidFile", inputs, &app_root.path, &mut problems)
                 .unwrap_or(GivenPath { path: default_pid_file, origin: Origin::Builtin }),
-            lifecycle_log: given_path("lifecycleLog", inputs, &app_root.path),
+            lifecycle_log: given_path("lifecycleLog", inputs, &app_root.path, &mut problems),
             once: switch("once", inputs, &mut problems),
             no_respawn: switch("noRespawn", inputs, &mut problems),
             print_routes: switch("printRoutes", inputs, &mut problems),
@@ -139,8 +139,13 @@ fn given<'a>(key: &str, inputs: &'a Inputs) -> Option<(&'a OsStr, Origin)> {
     })
 }
 
-fn given_path(key: &str, inputs: &Inputs, base: &Path) -> Option<GivenPath> {
+fn given_path(key: &str, inputs: &Inputs, base: &Path, problems: &mut Vec<Problem>) -> Option<GivenPath> {
     let (text, origin) = given(key, inputs)?;
+    if text.is_empty() {
+        let problem = Problem::error(Code::Range, format!("{key} must be {}", option(key).kind.expected())).key(key);
+        problems.push(problem.at(Place::of(origin).label("is empty")));
+        return None;
+    }
     Some(GivenPath { path: base.join(text), origin })
 }
 

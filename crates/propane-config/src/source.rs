@@ -127,9 +127,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The line of `span`, or of its first line where it has several.
+    /// The line of `span`, or of its first line where it has several. None where its secrets are not
+    /// known well enough to quote it.
     pub(crate) fn quote(&self, span: Option<Span>) -> Option<Quote> {
-        let span = span?;
+        let span = span.filter(|_| crate::document::is_quotable(self.text))?;
         let (line, start) = self.line_of(span);
         let end = self.line_starts.get(line).map_or(self.text.len(), |next| next - 1);
         let end = end - usize::from(self.text[start..end].ends_with(b"\r"));

@@ -73,6 +73,7 @@ fn every_kind_of_mistake_is_told_once_and_at_its_place() {
         ("{ cluster = { port = 2; }; }", &["app 1:15 unknown-key"]),
         ("{ port = 1; host = a; port = 2; }", &["app 1:3 duplicate-key"]),
         ("{ port = ; }", &["app 1:10 type"]),
+        ("{ Port = 1; CLUSTER = { enabled = YES; }; Prot = 1; }", &["app 1:3 unknown-key", "app 1:13 unknown-key"]),
         ("{ name = ; }", &["app 1:10 empty-value"]),
         ("port = 1;", &["app 1:1 braceless"]),
         ("\u{feff}{ port = x; }", &["app 1:10 type"]),
@@ -101,6 +102,14 @@ fn every_kind_of_mistake_is_told_once_and_at_its_place() {
         ("{\n  \"port\": 3000,\n  \"host\": \"x\"\n}\n", &["app 2:9 syntax"]),
         ("{ port = 1;\0\0\0 }", &["app 1:12 syntax"]),
         ("<html></html>", &["app 1:2 syntax"]),
+        // XML has places for what is wrong with its text.
+        ("<plist><dict>\n<key>port</key><integer> 3 </integer>\n</dict></plist>", &["app 2:37 syntax"]),
+        ("<plist><dict>\n<key>port</key><null/>\n</dict></plist>", &["app 2:22 syntax"]),
+        (
+            "<plist><dict><key>a</key><dict><key>port</key><true/></dict>\n<!-- <key>port</key> --><key>port</key>\
+             <integer>1</integer>\n<key>b</key><dict/><key>port</key><integer>2</integer></dict></plist>",
+            &["app 2:30 duplicate-key"],
+        ),
     ];
     let wrong: Vec<_> = table
         .iter()
@@ -153,5 +162,32 @@ fn contradictions_show_both_sides() {
         let at = |place: &propane_config::Place| place.origin.to_string().replace("config/app.plist:", "");
         assert_eq!(problems[0].place.as_ref().map(at).as_deref(), Some(place), "{text}");
         assert_eq!(problems[0].related.iter().map(at).collect::<Vec<_>>(), related, "{text}");
+    }
+}
+
+/// The file is not read, and its text, whose secrets nobody would recognise, is not quoted.
+#[test]
+fn a_text_in_another_encoding_is_told_by_its_name() {
+    let text = "{ password = abcdef; port = 3000; }";
+    let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<_>>();
+    let wider: Vec<u8> = text.chars().flat_map(|letter| u32::from(letter).to_le_bytes()).collect();
+    for (mark, text, encoding) in [
+        (&b"\xff\xfe"[..], wide(u16::to_le_bytes), "UTF-16"),
+        (b"\xfe\xff", wide(u16::to_be_bytes), "UTF-16"),
+        (b"", wide(u16::to_le_bytes), "UTF-16"),
+        (b"", wide(u16::to_be_bytes), "UTF-16"),
+        (b"\xff\xfe", Vec::new(), "UTF-16"),
+        (b"\xff\xfe\0\0", wider.clone(), "UTF-32"),
+        (b"", wider, "UTF-32"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("config")).unwrap();
+        fs::write(root.path().join("config/app.plist"), [mark, &text].concat()).unwrap();
+        let inputs = Inputs { cwd: root.path().to_owned(), hostname: Some("node-1".into()), ..Inputs::default() };
+        let problems = load(&inputs).problems;
+        let [problem] = &problems[..] else { panic!("{problems:#?}") };
+        assert_eq!(problem.message, format!("the file is written in {encoding}"));
+        assert_eq!(problem.suggestion.as_deref(), Some("save the file as UTF-8"));
+        assert!(problem.place.as_ref().unwrap().quote.is_none());
     }
 }

@@ -147,6 +147,10 @@ fn an_empty_variable_is_unset_and_an_empty_flag_is_not() {
     let resolution = app.flag("job-worker-cmd", "").flag("job-worker-count", "0").load();
     assert_eq!(resolution.config.propane_accessories.job_worker_command, "");
     assert!(resolution.problems.is_empty(), "{:#?}", resolution.problems);
+    for (flag, key) in [("app-root", "appRoot"), ("pid-file", "pidFile"), ("framework-root", "frameworkRoot")] {
+        let resolution = App::new("{ port = 5; }").flag(flag, "").load();
+        assert_eq!(only_problem(&resolution).message, format!("{key} must be a path"));
+    }
 }
 
 #[test]

@@ -1,15 +1,11 @@
 //! What there is to say about a text.
 
-use crate::document::{Fault, Remark, RemarkKind, Span};
-
-/// Remarks that are reported one by one; a file that earns more has one thing wrong with it many times.
-const MAX_REMARKS: usize = 20;
+use crate::document::{Fault, Remark, RemarkKind, Remarks, Span};
 
 /// What there is to say about a text.
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) remarks: Vec<Remark>,
-    more_remarks: usize,
+    remarks: Remarks,
     pub(super) faults: Vec<Fault>,
     /// No further mistake is looked for.
     pub(super) is_over: bool,
@@ -21,8 +17,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Says what can only be said at the end.
-    pub(super) fn finish(mut self, end: Span) -> Self {
+    /// The remarks, with what can only be said at the end, and the mistakes.
+    pub(super) fn finish(mut self, end: Span) -> (Vec<Remark>, Vec<Fault>) {
         let is_blamed = |comment| self.faults.iter().any(|fault| fault.span == Some(comment));
         if let Some(comment) = self.open_comment.filter(|comment| !is_blamed(*comment)) {
             self.remark(comment, RemarkKind::OpenComment);
@@ -30,17 +26,10 @@ impl Found {
         // A character that cannot start a value leaves an empty one, and is told already.
         let is_told = |remark: &Remark| self.faults.iter().any(|fault| fault.span == Some(remark.span));
         self.remarks.retain(|remark| remark.kind != RemarkKind::EmptyValue || !is_told(remark));
-        if self.more_remarks > 0 {
-            self.remarks.push(Remark { span: end, kind: RemarkKind::AndMore(self.more_remarks) });
-        }
-        self
+        (self.remarks.finish(end), self.faults)
     }
 
     pub(super) fn remark(&mut self, span: Span, kind: RemarkKind) {
-        if self.remarks.len() < MAX_REMARKS {
-            self.remarks.push(Remark { span, kind });
-        } else {
-            self.more_remarks += 1;
-        }
+        self.remarks.add(span, kind);
     }
 }

@@ -146,8 +146,8 @@ impl<'a> Reader<'a> {
             None => Err(self.fault(self.here(), "expected '=', but the file ends", "", None)),
             Some(b'}' | b')' | b';') if key.is_empty() => Err(self.unexpected(self.character(), "a key")),
             Some(found) => {
-                let colon = key.ends_with(':').then_some("a dictionary is written { key = value; }");
-                Err(self.fault(self.character(), "expected '=' after this key", "", colon.or(hint(found))))
+                let help = if key.ends_with(':') { hint(b':') } else { hint(found) };
+                Err(self.fault(self.character(), "expected '=' after this key", "", help))
             }
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn read(text: &[u8]) -> Reading<'_> {
         }
     };
     let end = reader.here();
-    let Found { remarks, faults, .. } = reader.found.finish(end);
+    let (remarks, faults) = reader.found.finish(end);
     Reading { document: root.map(|root| Document { root, remarks }), faults }
 }
 

@@ -31,7 +31,10 @@ impl Reader<'_> {
                 self.fault(span, "more text after the end", "", Some("no ';' follows the last '}' of a file"))
             }
             (_, Content::Text(text)) if text.is_empty() => self.unexpected(span, "a value"),
-            (_, Content::Text(_)) => self.fault(span, "expected '=' or the end of the file", "", hint(found)),
+            (_, Content::Text(text)) => {
+                let help = if text.ends_with(':') { hint(b':') } else { hint(found) };
+                self.fault(span, "expected '=' or the end of the file", "", help)
+            }
             _ => self.fault(span, "more text after the end", "", None),
         }
     }
@@ -159,6 +162,7 @@ pub(super) fn hint(found: u8) -> Option<&'static str> {
         b'\'' => Some("text is quoted with double quotes"),
         b'[' | b']' => Some("a list is written ( a, b )"),
         b',' => Some("entries of a dictionary end with ';'"),
+        b':' => Some("a dictionary is written { key = value; }"),
         b'$' | b'{' | b'}' | b'\\' | b'`' | b'<' | b'>' => Some("text with this character needs double quotes"),
         0x80.. => Some("text with characters outside ASCII needs double quotes"),
         byte if BARE[usize::from(byte)] => Some("text with spaces needs double quotes"),
