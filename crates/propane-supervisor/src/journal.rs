@@ -32,7 +32,7 @@ impl Journal {
 
     /// A line for people.
     pub(crate) fn plain(&mut self, text: &str) {
-        self.say(&format!("propane: {text}\n"));
+        self.say(&format!("propane: {}\n", on_one_line(text)));
     }
 
     /// The start of an event of the driver's own.
@@ -138,6 +138,25 @@ impl Journal {
     }
 }
 
+/// The text with its control characters escaped: a line break in a value must not begin a line that looks like ours.
+fn on_one_line(text: &str) -> String {
+    let shown = |letter: char| if letter.is_control() { letter.escape_default().to_string() } else { letter.into() };
+    text.chars().map(shown).collect()
+}
+
 fn tell_trouble(place: &str, error: &io::Error) {
     tracing::warn!("cannot write to {place}: {error}; lines are dropped until that works again");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_line_is_one_line() {
+        assert_eq!(
+            on_one_line("name=a\r\npropane:lifecycle event=x\u{1b}[0m é"),
+            "name=a\\r\\npropane:lifecycle event=x\\u{1b}[0m é"
+        );
+    }
 }

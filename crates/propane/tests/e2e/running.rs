@@ -220,8 +220,9 @@ fn a_reload_that_fails_leaves_what_runs_as_it_was() {
 
     // A command that needs other sockets cannot be rolled out at all.
     app.configure(&settings("2").replace(" {fd}", ""));
-    let (status, _, told) = diff(&app, &["--running"]);
+    let (status, shown, told) = diff(&app, &["--running"]);
     assert_eq!(status, 1);
+    assert!(line(&shown, "propaneAccessories.workerCommand").ends_with("needs a restart"), "{shown}");
     assert!(told.contains("a HUP would be refused: the new worker command needs socketStrategy steer"), "{told}");
     manager.stop();
 }

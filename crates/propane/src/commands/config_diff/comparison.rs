@@ -43,7 +43,11 @@ impl<'r> Comparison<'r> {
         self.differences.iter().filter(|found| found.certain).count()
     }
 
+    /// What a `HUP` does with a difference. One that would be refused does nothing with any.
     fn effect(&self, found: &Difference<'_>) -> Reload {
+        if self.refusal().is_some() {
+            return Reload::Restart;
+        }
         let on_disk = self.a.on_disk.as_ref().or(self.b.on_disk.as_ref());
         on_disk.map_or_else(|| found.reload(), |on_disk| on_disk.effect(found))
     }
