@@ -34,6 +34,7 @@ mod retire;
 mod running;
 mod search;
 mod service_manager;
+mod serving;
 mod signals;
 mod sockdiag;
 mod sockets;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use propane_core::{Proof, Time, WorkerId};
 
 use crate::sockets::Address;
-use crate::{procinfo, readiness, sockdiag};
+use crate::{procinfo, serving, sockdiag};
 
 /// How long a ready worker may leave its queue alone: more than any pause of a healthy one, less than clients wait.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -175,7 +175,7 @@ impl<'a> Connections<'a> {
 
 fn see(pid: i32, inode: u64, connections: &Connections<'_>) -> Sight {
     let family = procinfo::family(pid);
-    let waits = readiness::waits_on_listener(&family, inode);
+    let waits = serving::waits_on_listener(&family, inode);
     if waits == Some(true) {
         return Sight { accepts: waits, ..Sight::default() };
     }

@@ -1,19 +1,15 @@
 //! When a worker that does not say so is ready (docs/workers.md): what can be seen of it from outside.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSliceMut};
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
-use procfs::process::FDTarget;
 use propane_core::{Proof, Time, WorkerId};
 
-use crate::http_probe::{HttpProbe, Progress};
-use crate::search::{ANSWER_PATIENCE, Found, Search, Sought};
+use crate::http_probe::{Answer, HttpProbe, Progress};
+use crate::procinfo;
+use crate::search::{ANSWER_PATIENCE, Found, LOOK_SHARE, Search, Sought};
+use crate::serving::{self, Ports, Seen};
 use crate::sockets::Address;
-use crate::{procinfo, sockdiag};
 
 /// How the readiness of a worker shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +22,6 @@ pub(crate) struct Expectation {
     pub(crate) path: Option<String>,
     /// When a worker of which nothing can be seen is taken for ready.
     pub(crate) settle: Duration,
-}
-
-/// What a look at a worker's processes found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Proven(Proof),
-    NotYet,
-    /// They may not be looked at, or wait in a way that does not show.
-    Hidden,
 }
 
 /// A worker whose readiness is waited for.
@@ -68,9 +55,6 @@ pub(crate) struct Readiness {
     search: Search,
 }
 
-/// A look at a worker costs about 0.1 ms; with this much time for each, looks never fill the manager's time.
-pub(crate) const LOOK_SHARE: Duration = Duration::from_micros(250);
-
 /// To ask again, or to make a connection for it, costs about as much; with this much time for each, workers that are never
 /// ready take a small part of the manager's time.
 const ASK_SHARE: Duration = Duration::from_millis(25);
@@ -94,16 +78,42 @@ fn until_answer(waited: Duration) -> Duration {
     (waited / 4).clamp(Duration::from_millis(1), Duration::from_millis(250))
 }
 
-/// Whether an answer of a worker of this age has been waited for long enough to ask over another connection.
-fn has_waited_long(waited: Duration, age: Duration) -> bool {
-    waited >= ANSWER_PATIENCE.max(age / 4)
+/// The proof that a worker of this age serves, by a look at it.
+fn proof_of(seen: Seen, age: Duration, settle: Duration) -> Option<Proof> {
+    match seen {
+        Seen::Proven(proof) => Some(proof),
+        Seen::Hidden if age >= settle => Some(Proof::Unproven),
+        Seen::Hidden | Seen::NotYet => None,
+    }
+}
+
+/// What follows from what a worker has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ready,
+    /// There may be an answer yet.
+    Waiting,
+    NotReady {
+        /// Whether to ask again over the same connection.
+        keeps: bool,
+    },
+}
+
+/// What follows when a worker of this age was asked so long ago. After a while another of its processes may answer.
+fn judge(progress: Progress, waited: Duration, age: Duration) -> Verdict {
+    match progress {
+        Progress::Answered(answer) if answer.status == 200 => Verdict::Ready,
+        Progress::Answered(_) => Verdict::NotReady { keeps: true },
+        Progress::Pending if waited < ANSWER_PATIENCE.max(age / 4) => Verdict::Waiting,
+        Progress::Pending | Progress::Failed => Verdict::NotReady { keeps: false },
+    }
 }
 
 impl Readiness {
     /// Begins to wait for a worker.
     pub(crate) fn expect(&mut self, now: Time, worker: WorkerId, pid: i32, expectation: Expectation) {
         let look_at = now + interval(Duration::ZERO, self.watches.len() + 1);
-        let searched = self.search.begun();
+        let searched = self.search.total();
         let watch = Watch { pid, expectation, since: now, look_at, proof: None, asking: Asking::Sought, searched };
         self.watches.insert(worker, watch);
     }
@@ -148,7 +158,7 @@ impl Readiness {
         let is_due = |watch: &Watch| !watch.is_sought() && watch.look_at <= now;
         let due: Vec<_> = self.watches.iter().filter(|(_, watch)| is_due(watch)).map(|(id, _)| *id).collect();
         let mut round =
-            Round { now, crowd: self.watches.len(), searched: self.search.begun(), ports: Ports::default() };
+            Round { now, crowd: self.watches.len(), searched: self.search.total(), ports: Ports::default() };
         let mut ready = Vec::new();
         for worker in due {
             let Some(watch) = self.watches.get_mut(&worker) else { continue };
@@ -161,8 +171,7 @@ impl Readiness {
         }
         for Found { worker, probe, answer } in self.search(now) {
             let Some(watch) = self.watches.get_mut(&worker) else { continue };
-            let progress = answer.map(Progress::Answered);
-            if let Some(proof) = watch.ask(&round, probe, progress) {
+            if let Some(proof) = watch.ask(&round, probe, answer) {
                 ready.push((worker, proof));
                 self.watches.remove(&worker);
             }
@@ -180,7 +189,7 @@ impl Readiness {
         if self.search.next() > now {
             return Vec::new();
         }
-        self.search.step(now, &self.watches.iter().filter_map(sought).collect())
+        self.search.step(now, self.watches.iter().filter_map(sought).collect())
     }
 }
 
@@ -211,199 +220,58 @@ impl Watch {
     fn look(&mut self, round: &mut Round) -> Option<Proof> {
         let age = round.now.since(self.since);
         self.look_at = round.now + interval(age, round.crowd);
-        if self.proof.is_none() {
-            self.proof = match see(&procinfo::family(self.pid), &self.expectation, &mut round.ports) {
-                Seen::Proven(proof) => Some(proof),
-                Seen::Hidden if age >= self.expectation.settle => Some(Proof::Unproven),
-                Seen::Hidden | Seen::NotYet => None,
-            };
-            return self.proof.filter(|_| self.expectation.path.is_none());
+        if self.proof.is_some() {
+            return self.go_on_asking(round);
         }
+        let Expectation { listener, address, settle, path } = &self.expectation;
+        let seen = serving::see(&procinfo::family(self.pid), *listener, address, &mut round.ports);
+        self.proof = proof_of(seen, age, *settle);
+        self.proof.filter(|_| path.is_none())
+    }
+
+    fn go_on_asking(&mut self, round: &Round) -> Option<Proof> {
         match std::mem::replace(&mut self.asking, Asking::Sought) {
             Asking::Sought | Asking::Resting { probe: None } => None,
-            Asking::Asked { mut probe, since } => {
-                let progress = match probe.step() {
-                    // Another of its processes may answer.
-                    Progress::Pending if has_waited_long(round.now.since(since), age) => Progress::Failed,
-                    progress => progress,
-                };
-                self.take_in(round, probe, since, progress)
-            }
             Asking::Resting { probe: Some(mut probe) } => {
                 probe.renew().ok()?;
                 self.ask(round, probe, None)
+            }
+            Asking::Asked { mut probe, since } => {
+                let progress = probe.step();
+                self.take_in(round, probe, since, progress)
             }
         }
     }
 
     /// Asks over a connection that it has, unless that was done already. Returns its proof if it is ready.
-    fn ask(&mut self, round: &Round, mut probe: HttpProbe, progress: Option<Progress>) -> Option<Proof> {
+    fn ask(&mut self, round: &Round, mut probe: HttpProbe, answer: Option<Answer>) -> Option<Proof> {
         // Without it the end is abrupt, and nothing more.
         let _ = probe.end_in_order();
         let path = self.expectation.path.as_deref().unwrap_or_default();
-        let progress = progress.unwrap_or_else(|| probe.ask(path));
+        let progress = answer.map_or_else(|| probe.ask(path), Progress::Answered);
         self.take_in(round, probe, round.now, progress)
     }
 
     fn take_in(&mut self, round: &Round, probe: HttpProbe, since: Time, progress: Progress) -> Option<Proof> {
-        let rest = rest(round.now.since(self.since), round.crowd, round.searched.saturating_sub(self.searched));
-        let (asking, pause) = match progress {
-            Progress::Answered(answer) if answer.status == 200 => return self.proof,
-            Progress::Pending => (Asking::Asked { probe, since }, until_answer(round.now.since(since))),
-            Progress::Answered(_) => (Asking::Resting { probe: Some(probe) }, rest),
-            Progress::Failed => (Asking::Resting { probe: None }, rest),
-        };
-        if matches!(asking, Asking::Resting { .. }) {
-            self.searched = round.searched;
+        let (waited, age) = (round.now.since(since), round.now.since(self.since));
+        match judge(progress, waited, age) {
+            Verdict::Ready => return self.proof,
+            Verdict::Waiting => {
+                self.asking = Asking::Asked { probe, since };
+                self.look_at = round.now + until_answer(waited);
+            }
+            Verdict::NotReady { keeps } => {
+                self.asking = Asking::Resting { probe: keeps.then_some(probe) };
+                self.look_at = round.now + rest(age, round.crowd, round.searched.saturating_sub(self.searched));
+                self.searched = round.searched;
+            }
         }
-        self.asking = asking;
-        self.look_at = round.now + pause;
         None
     }
 }
 
-/// The listeners on the ports of interest, asked for once a round.
-#[derive(Debug, Default)]
-struct Ports(BTreeMap<u16, Vec<u64>>);
-
-impl Ports {
-    fn listeners(&mut self, port: u16) -> &[u64] {
-        let ask = || sockdiag::listeners(port).unwrap_or_default().iter().map(|socket| socket.inode).collect();
-        self.0.entry(port).or_insert_with(ask)
-    }
-}
-
-fn see(family: &[i32], expectation: &Expectation, ports: &mut Ports) -> Seen {
-    let listeners = match &expectation.address {
-        Address::Tcp(address) => ports.listeners(address.port()),
-        Address::Unix(_) => &[],
-    };
-    let looks = family.iter().map(|pid| match expectation.listener {
-        Some(inode) => see_inherited(*pid, inode),
-        None => see_own(*pid, listeners),
-    });
-    let rank = |seen: &Seen| match seen {
-        Seen::NotYet => 0,
-        Seen::Hidden => 1,
-        Seen::Proven(_) => 2,
-    };
-    looks.max_by_key(rank).unwrap_or(Seen::NotYet)
-}
-
-/// Whether one of a worker's processes waits on the listener that it was given; `None` where that cannot be seen.
-pub(crate) fn waits_on_listener(family: &[i32], inode: u64) -> Option<bool> {
-    let looks: Vec<Seen> = family.iter().map(|pid| see_inherited(*pid, inode)).collect();
-    if looks.iter().any(|seen| matches!(seen, Seen::Proven(_))) {
-        return Some(true);
-    }
-    (!looks.contains(&Seen::Hidden)).then_some(false)
-}
-
-/// A process that binds by itself: it must own a listening socket on the port.
-fn see_own(pid: i32, listeners: &[u64]) -> Seen {
-    match procinfo::descriptors(pid) {
-        Ok(fds) if fds.iter().any(|(_, target)| is_one_of(target, listeners)) => Seen::Proven(Proof::Listening),
-        Ok(_) => Seen::NotYet,
-        Err(error) => unseen(&error),
-    }
-}
-
-/// A process that inherited its listener: it must wait on it, in an epoll or in a system call. One that has bound the port
-/// by itself instead serves, and lets others wait in its slot for ever: it is not ready.
-fn see_inherited(pid: i32, inode: u64) -> Seen {
-    let fds = match procinfo::descriptors(pid) {
-        Ok(fds) => fds,
-        Err(error) => return unseen(&error),
-    };
-    let mine: Vec<i32> = fds.iter().filter(|(_, target)| is_one_of(target, &[inode])).map(|(fd, _)| *fd).collect();
-    let is_kind = |target: &FDTarget, kind: &str| matches!(target, FDTarget::AnonInode(name) if name.contains(kind));
-    let mut epolls = fds.iter().filter(|(_, target)| is_kind(target, "eventpoll"));
-    if epolls.any(|(fd, _)| procinfo::epoll_watches(pid, *fd, inode)) {
-        return Seen::Proven(Proof::Accepting);
-    }
-    if procinfo::sleeping_in(pid).iter().any(|(call, args)| waits_on(pid, *call, args, &mine)) {
-        return Seen::Proven(Proof::Accepting);
-    }
-    let has_uring = !mine.is_empty() && fds.iter().any(|(_, target)| is_kind(target, "io_uring"));
-    if has_uring { Seen::Hidden } else { Seen::NotYet }
-}
-
-fn unseen(error: &io::Error) -> Seen {
-    if error.kind() == io::ErrorKind::PermissionDenied { Seen::Hidden } else { Seen::NotYet }
-}
-
-fn is_one_of(target: &FDTarget, inodes: &[u64]) -> bool {
-    matches!(target, FDTarget::Socket(inode) if inodes.contains(inode))
-}
-
-/// What a system call waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// A connection on this descriptor.
-    Accept { fd: u64 },
-    /// An event on one of `count` `struct pollfd`s at `at`.
-    Poll { at: u64, count: u64 },
-    /// Input on one of the `count` lowest descriptors of the `fd_set` at `at`.
-    Select { at: u64, count: u64 },
-}
-
-fn wait_of(call: i64, args: &[u64]) -> Option<Wait> {
-    let [first, second, ..] = *args else { return None };
-    match call {
-        libc::SYS_accept | libc::SYS_accept4 => Some(Wait::Accept { fd: first }),
-        libc::SYS_ppoll => Some(Wait::Poll { at: first, count: second }),
-        libc::SYS_pselect6 => Some(Wait::Select { at: second, count: first }),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_poll => Some(Wait::Poll { at: first, count: second }),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_select => Some(Wait::Select { at: second, count: first }),
-        _ => None,
-    }
-}
-
-/// No server polls more descriptors than this while it starts; a bound, because the numbers come from another process.
-const POLLED_MAX: u64 = 65_536;
-
-fn waits_on(pid: i32, call: i64, args: &[u64], fds: &[i32]) -> bool {
-    let has = |fd: i64| fds.iter().any(|mine| i64::from(*mine) == fd);
-    match wait_of(call, args) {
-        Some(Wait::Accept { fd }) => has(fd.cast_signed()),
-        Some(Wait::Poll { at, count }) => {
-            let bytes = read_memory(pid, at, count.min(POLLED_MAX) * 8);
-            bytes
-                .chunks_exact(8)
-                .any(|pollfd| has(i32::from_ne_bytes([pollfd[0], pollfd[1], pollfd[2], pollfd[3]]).into()))
-        }
-        Some(Wait::Select { at, count }) if at != 0 => {
-            let bytes = read_memory(pid, at, count.min(POLLED_MAX).div_ceil(64) * 8);
-            fds.iter().any(|fd| is_set(&bytes, *fd))
-        }
-        Some(Wait::Select { .. }) | None => false,
-    }
-}
-
-/// Whether bit `fd` of an `fd_set` is set. The set is an array of longs, which on the little-endian machines that Linux
-/// runs on today reads the same byte by byte.
-fn is_set(bytes: &[u8], fd: i32) -> bool {
-    let fd = usize::try_from(fd).unwrap_or(usize::MAX);
-    bytes.get(fd / 8).is_some_and(|byte| byte & (1 << (fd % 8)) != 0)
-}
-
-/// Memory of another process; empty where it may not be read.
-fn read_memory(pid: i32, at: u64, length: u64) -> Vec<u8> {
-    let (Ok(base), Ok(len)) = (usize::try_from(at), usize::try_from(length)) else { return Vec::new() };
-    let mut bytes = vec![0; len];
-    let remote = [RemoteIoVec { base, len }];
-    let count = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(&mut bytes)], &remote).unwrap_or(0);
-    bytes.truncate(count);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     #[test]
@@ -435,80 +303,36 @@ mod tests {
     }
 
     #[test]
-    fn an_fd_set_is_read_bit_by_bit() {
-        let bytes = [0b0000_1000, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
-        for (fd, expected) in [(3, true), (4, false), (64, true), (65, false), (128, false), (-1, false)] {
-            assert_eq!(is_set(&bytes, fd), expected, "{fd}");
+    fn what_does_not_show_is_taken_for_served_after_it_has_settled() {
+        let (early, late, settle) = (Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(2));
+        let table = [
+            (Seen::NotYet, late, None),
+            (Seen::Hidden, early, None),
+            (Seen::Hidden, late, Some(Proof::Unproven)),
+            (Seen::Proven(Proof::Listening), early, Some(Proof::Listening)),
+        ];
+        for (seen, age, expected) in table {
+            assert_eq!(proof_of(seen, age, settle), expected, "{seen:?} {age:?}");
         }
     }
 
-    fn inode(listener: &TcpListener) -> u64 {
-        rustix::fs::fstat(listener).unwrap().st_ino
-    }
-
-    fn family() -> Vec<i32> {
-        vec![std::process::id().cast_signed()]
-    }
-
-    fn expectation(listener: &TcpListener, inherited: bool) -> Expectation {
-        let address = Address::Tcp(listener.local_addr().unwrap());
-        Expectation { listener: inherited.then(|| inode(listener)), address, path: None, settle: Duration::ZERO }
-    }
-
     #[test]
-    fn a_process_that_binds_is_seen_by_its_listener() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let expectation = expectation(&listener, false);
-        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::Proven(Proof::Listening));
-        drop(listener);
-        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::NotYet);
-    }
-
-    #[test]
-    fn an_inherited_listener_is_seen_in_an_epoll() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let expectation = expectation(&listener, true);
-        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
-        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::NotYet);
-        let data = rustix::event::epoll::EventData::new_u64(0);
-        rustix::event::epoll::add(&epoll, &listener, data, rustix::event::epoll::EventFlags::IN).unwrap();
-        assert_eq!(see(&family(), &expectation, &mut Ports::default()), Seen::Proven(Proof::Accepting));
-    }
-
-    /// Runs `wait` in a thread until a look finds it, then lets it go with a connection.
-    fn is_seen_waiting(wait: impl FnOnce(&TcpListener) + Send + 'static) -> bool {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let expectation = expectation(&listener, true);
-        let waiting = listener.try_clone().unwrap();
-        let thread = std::thread::spawn(move || wait(&waiting));
-        let mut seen = false;
-        while !seen && !thread.is_finished() {
-            seen = see(&family(), &expectation, &mut Ports::default()) == Seen::Proven(Proof::Accepting);
+    fn only_200_is_ready_and_an_answer_is_not_waited_for_for_ever() {
+        use Verdict::{NotReady, Ready, Waiting};
+        let answered = |status| Progress::Answered(Answer { status, worker_pid: None });
+        // Seconds since it was asked, and of its age.
+        let table = [
+            (answered(200), 60, 60, Ready),
+            (answered(204), 0, 60, NotReady { keeps: true }),
+            (answered(503), 0, 60, NotReady { keeps: true }),
+            (Progress::Pending, 4, 8, Waiting),
+            (Progress::Pending, 5, 20, NotReady { keeps: false }),
+            (Progress::Pending, 5, 24, Waiting),
+            (Progress::Failed, 0, 1, NotReady { keeps: false }),
+        ];
+        for (progress, waited, age, expected) in table {
+            let found = judge(progress, Duration::from_secs(waited), Duration::from_secs(age));
+            assert_eq!(found, expected, "{progress:?} {waited} {age}");
         }
-        drop(std::net::TcpStream::connect(expectation.address.tcp().unwrap()));
-        thread.join().unwrap();
-        seen
-    }
-
-    #[test]
-    fn a_thread_in_accept_is_seen() {
-        assert!(is_seen_waiting(|listener| drop(listener.accept())));
-    }
-
-    #[test]
-    fn a_thread_in_poll_is_seen() {
-        assert!(is_seen_waiting(|listener| {
-            let mut fds = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut fds, None).unwrap();
-        }));
-    }
-
-    #[test]
-    fn a_thread_in_select_is_seen() {
-        assert!(is_seen_waiting(|listener| {
-            let mut fds = nix::sys::select::FdSet::new();
-            fds.insert(std::os::fd::AsFd::as_fd(listener));
-            nix::sys::select::select(listener.as_raw_fd() + 1, &mut fds, None, None, None).unwrap();
-        }));
     }
 }
