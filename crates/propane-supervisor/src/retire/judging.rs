@@ -26,7 +26,9 @@ impl Retirement {
             };
             let Some(waited) = self.waited(worker, pid, listeners, &connections) else { continue };
             let verdict = Verdict::Drained { worker, waited };
-            match self.see_queue(now, worker, listeners, &handshakes) {
+            let seen = self.see_queue(now, worker, listeners, &handshakes);
+            match seen {
+                Err(obstacle) if !self.has_lasted(now, worker, obstacle) => continue,
                 Err(obstacle) => {
                     tracing::warn!("connections to pid {pid} may be lost when it leaves: {}", text(obstacle));
                     verdicts.push(verdict);
@@ -41,6 +43,12 @@ impl Retirement {
             }
         }
         verdicts
+    }
+
+    /// Whether what hinders a worker's leaving is there to stay.
+    fn has_lasted(&mut self, now: Time, worker: WorkerId, obstacle: Obstacle) -> bool {
+        let Some(leaving) = self.leaving.get_mut(&worker) else { return false };
+        obstacle.has_lasted(now.since(*leaving.hindered_since.get_or_insert(now)))
     }
 
     /// How many connections a worker had to finish when it was first looked at.
@@ -83,6 +91,7 @@ impl Retirement {
         }
         let waits = own.iter().any(|listener| listener.queued > 0);
         let Some(leaving) = self.leaving.get_mut(&worker) else { return Ok(Seen::Waiting) };
+        leaving.hindered_since = None;
         let settled =
             own.iter().map(|listener| leaving.avoided_for(now, listener.inode)).min().unwrap_or(Duration::MAX);
         let seen = leaving.queue.look(settled, waits, handshakes);

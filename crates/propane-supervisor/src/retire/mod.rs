@@ -80,6 +80,8 @@ struct Leaving {
     /// How many connections it had to finish when it was first looked at.
     waited: Option<u32>,
     queue: Queue,
+    /// Since when new connections cannot be kept from it, if they cannot.
+    hindered_since: Option<Time>,
     /// Those that were in use when its descriptors were looked at last; there are no new ones once its queue is empty.
     in_use: BTreeSet<u64>,
 }
@@ -219,6 +221,7 @@ impl Retirement {
             held: BTreeMap::new(),
             waited: None,
             queue: Queue::default(),
+            hindered_since: None,
             in_use: BTreeSet::new(),
         };
         self.leaving.insert(worker, leaving);

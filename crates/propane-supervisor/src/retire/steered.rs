@@ -1,5 +1,7 @@
 //! A group of listeners and the program that steers it: what it has to say, and why it cannot. Pure.
 
+use std::time::Duration;
+
 use crate::group::{Group, Steady};
 
 /// A group with the program in force.
@@ -26,6 +28,20 @@ pub(super) enum Obstacle {
     Unsure,
     /// The kernel refuses the program.
     Refused,
+}
+
+/// For how long a listener must be a stranger's. One of a worker that is being killed is nobody's until its last thread has
+/// ended, which may take a while on a busy machine; and nothing is lost meanwhile, because nobody is told to leave.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Obstacle {
+    /// Whether it counts once it has stood for so long.
+    pub(super) fn has_lasted(self, stood: Duration) -> bool {
+        match self {
+            Self::Foreign(_) => stood >= STRANGER_PATIENCE,
+            Self::Nobody | Self::Unsure | Self::Refused => true,
+        }
+    }
 }
 
 /// What a listener is to a program.
@@ -113,6 +129,15 @@ mod tests {
 
     fn of(standings: &[Standing]) -> impl Fn(u64) -> Standing {
         |inode| standings[usize::try_from(inode).unwrap()]
+    }
+
+    #[test]
+    fn a_listener_is_not_taken_for_a_strangers_at_once() {
+        let table =
+            [(Obstacle::Foreign(7), 0, false), (Obstacle::Foreign(7), 1_000, true), (Obstacle::Nobody, 0, true)];
+        for (obstacle, millis, expected) in table {
+            assert_eq!(obstacle.has_lasted(Duration::from_millis(millis)), expected, "{obstacle:?} {millis}");
+        }
     }
 
     /// Who stands there, the program in force, and what it has to name.
