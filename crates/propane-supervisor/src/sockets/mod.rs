@@ -189,12 +189,7 @@ impl Sockets {
 
     /// Whether the listener of a slot was shut down.
     pub(crate) fn is_shut(&self, slot: u32) -> bool {
-        let listener = match &self.held {
-            Held::Reserved { .. } => None,
-            Held::Shared { listener, .. } => Some(listener),
-            Held::Slots(slots) => slots.get(slot),
-        };
-        listener.is_some_and(file::is_shut)
+        self.of_slot(slot).is_some_and(file::is_shut)
     }
 
     /// Lets listeners listen again that a worker has shut down instead of closing them: that ends them for everybody.
