@@ -211,8 +211,12 @@ pub(crate) fn holds(pid: i32, inode: u64) -> bool {
 
 /// Whether the epoll instance `fd` of a process watches the socket `inode` (`proc(5)`, `/proc/PID/fdinfo`).
 pub(crate) fn epoll_watches(pid: i32, fd: i32, inode: u64) -> bool {
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-    epoll_info_names(&info, inode)
+    epoll_info_names(&descriptor_info(pid, fd), inode)
+}
+
+/// What the kernel tells of a descriptor of a process; nothing where it does not.
+pub(crate) fn descriptor_info(pid: i32, fd: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default()
 }
 
 fn epoll_info_names(info: &str, inode: u64) -> bool {

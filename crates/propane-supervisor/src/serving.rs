@@ -39,12 +39,7 @@ pub(crate) fn see(family: &[i32], listener: Option<u64>, address: &Address, port
         Some(inode) => see_inherited(*pid, inode),
         None => see_own(*pid, ports.listeners(address)),
     });
-    let rank = |seen: &Seen| match seen {
-        Seen::NotYet => 0,
-        Seen::Hidden => 1,
-        Seen::Proven(_) => 2,
-    };
-    looks.max_by_key(rank).unwrap_or(Seen::NotYet)
+    looks.max_by_key(|seen| rank(*seen)).unwrap_or(Seen::NotYet)
 }
 
 /// Whether one of a worker's processes waits on the listener that it was given; `None` where that cannot be seen.
@@ -65,8 +60,8 @@ fn see_own(pid: i32, listeners: &[u64]) -> Seen {
     }
 }
 
-/// A process that inherited its listener: it must wait on it, in an epoll or in a system call. One that has bound the port
-/// by itself instead serves, and lets others wait in its slot for ever: it is not ready.
+/// A process that inherited its listener: it must wait on it, in an epoll, in a system call or by an `io_uring`. One that
+/// has bound the port by itself instead serves, and lets others wait in its slot for ever: it is not ready.
 fn see_inherited(pid: i32, inode: u64) -> Seen {
     let fds = match procinfo::descriptors(pid) {
         Ok(fds) => fds,
@@ -81,8 +76,36 @@ fn see_inherited(pid: i32, inode: u64) -> Seen {
     if procinfo::sleeping_in(pid).iter().any(|(call, args)| waits_on(pid, *call, args, &mine)) {
         return Seen::Proven(Proof::Accepting);
     }
-    let has_uring = !mine.is_empty() && fds.iter().any(|(_, target)| is_kind(target, "io_uring"));
-    if has_uring { Seen::Hidden } else { Seen::NotYet }
+    if mine.is_empty() {
+        return Seen::NotYet;
+    }
+    let rings = fds.iter().filter(|(_, target)| is_kind(target, "io_uring"));
+    rings
+        .map(|(fd, _)| see_ring(&procinfo::descriptor_info(pid, *fd)))
+        .max_by_key(|seen| rank(*seen))
+        .unwrap_or(Seen::NotYet)
+}
+
+/// What an `io_uring` of a process that has the listener waits for. The kernel names the operations, and not the
+/// descriptors (its `io_uring/fdinfo.c`). An accept is a poll of the listener until there is somebody. Event loops keep rings
+/// for other things as well, and these wait for nothing.
+fn see_ring(info: &str) -> Seen {
+    const ACCEPT: &str = "op=13,"; // `IORING_OP_ACCEPT` of `linux/io_uring.h`
+    // A ring that is being worked on has no such list for the moment.
+    let Some((_, list)) = info.split_once("PollList:\n") else { return Seen::Hidden };
+    let operations = list.lines().map(str::trim).take_while(|line| line.starts_with("op="));
+    let see =
+        |operation: &str| if operation.starts_with(ACCEPT) { Seen::Proven(Proof::Accepting) } else { Seen::Hidden };
+    operations.map(see).max_by_key(|seen| rank(*seen)).unwrap_or(Seen::NotYet)
+}
+
+/// How much a look has shown.
+fn rank(seen: Seen) -> u8 {
+    match seen {
+        Seen::NotYet => 0,
+        Seen::Hidden => 1,
+        Seen::Proven(_) => 2,
+    }
 }
 
 fn unseen(error: &io::Error) -> Seen {
@@ -162,6 +185,25 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+
+    #[test]
+    fn a_ring_tells_what_it_waits_for() {
+        let table = [
+            ("SqTail:\t4\nPollList:\nCqOverflowList:\nNAPI:\tdisabled\n", Seen::NotYet),
+            ("SqTail:\t4\nPollList:\n", Seen::NotYet),
+            ("PollList:\n  op=13, task_works=0\nCqOverflowList:\n", Seen::Proven(Proof::Accepting)),
+            (
+                "PollList:\n  op=6, task_works=0\n  op=13, task_works=0\nCqOverflowList:\n",
+                Seen::Proven(Proof::Accepting),
+            ),
+            ("PollList:\n  op=6, task_works=0\nCqOverflowList:\n", Seen::Hidden),
+            ("pos:\t0\nflags:\t02000002\n", Seen::Hidden),
+            ("", Seen::Hidden),
+        ];
+        for (info, expected) in table {
+            assert_eq!(see_ring(info), expected, "{info:?}");
+        }
+    }
 
     #[test]
     fn an_fd_set_is_read_bit_by_bit() {

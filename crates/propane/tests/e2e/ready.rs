@@ -1,6 +1,7 @@
 //! `readinessPath` with workers that share an address: each is found, asked, and asked again.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -112,4 +113,25 @@ fn a_replacement_is_asked_while_another_worker_leaves() {
     drop(held);
     manager.wait_for("event=http_worker_stopped");
     manager.stop();
+}
+
+/// An event loop may keep an `io_uring` for other things: that alone does not say that it serves.
+#[test]
+fn a_worker_with_a_ring_is_ready_when_it_waits_for_connections() {
+    if !has("python3") {
+        return;
+    }
+    for way in ["epoll", "ring"] {
+        let app = App::new(&format!(
+            "propaneAccessories = {{ workerCount = 1; reloadOverlapSeconds = 0; \
+             workerCommand = \"python3 {} {{fd}} {way}\"; }};",
+            fixture("ring/server.py").display()
+        ));
+        let manager = app.start(&[]);
+        manager.wait_for("rings:");
+        assert_eq!(manager.found_within(Duration::from_millis(300), "event=worker_ready"), None, "{way}");
+        app.write("open", "");
+        assert_eq!(field(&manager.wait_for("event=worker_ready"), "proof"), "accepting", "{way}");
+        manager.stop();
+    }
 }
