@@ -18,6 +18,10 @@ use crate::refusal::Refusal;
 /// What is left of a body that nobody reads, and that is still read to keep the connection.
 const READ_IN_PASSING: u64 = 4096;
 
+/// What arrives in pieces that are smaller than this is copied. A piece holds all of the buffer that it was read into, and
+/// hyper's are at least so large: a client that sends one byte at a time would fill the memory of an app that collects them.
+const COPIED_BYTES: usize = 8192;
+
 /// The body of a request.
 ///
 /// One that the app does not read to its end costs the connection, and the answer says so, unless little is left of it.
@@ -122,8 +126,13 @@ impl Limited {
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.left = self.left.checked_sub(length).ok_or(BodyError::TooLarge)?;
-        Ok(frame)
+        Ok(frame.map_data(on_its_own))
     }
+}
+
+/// A piece that holds no more memory than it has bytes, or than hyper's buffers have.
+fn on_its_own(data: Bytes) -> Bytes {
+    if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data }
 }
 
 impl Limited {
@@ -175,5 +184,20 @@ impl hyper::body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |limited| limited.body.size_hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_piece_does_not_hold_what_it_was_cut_from() {
+        let buffer = Bytes::from(vec![b'x'; 2 * COPIED_BYTES]);
+        for (length, is_copied) in [(1, true), (COPIED_BYTES - 1, true), (COPIED_BYTES, false)] {
+            let piece = on_its_own(buffer.slice(..length));
+            assert_eq!(piece.len(), length);
+            assert_eq!(piece.is_unique(), is_copied, "{length}");
+        }
     }
 }
