@@ -254,6 +254,21 @@ fn the_access_log_is_off_unless_asked_for_and_has_no_query() {
 }
 
 #[test]
+fn no_client_can_fill_the_log_with_its_mistakes() {
+    const ANSWERS_NO_PING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+        \0\0\x08\x06\x01\0\0\0\0nothing!\
+        \0\0\x08\x06\0\0\0\0\0question";
+    let root = app_root();
+    let (worker, mut client) = serve(Launch::embedded(root.path()));
+    client.send(ANSWERS_NO_PING);
+    let mut frames = std::iter::from_fn(|| client.http2_frame());
+    assert!(frames.any(|frame| frame.content == b"question"), "both pings have been read");
+    drop(client);
+    worker.terminate();
+    assert_eq!(worker.end(), (Some(0), String::new()));
+}
+
+#[test]
 fn one_connection_is_served_with_once() {
     let root = app_root();
     let (worker, mut client) = serve(Launch::embedded(root.path()).word("--once"));

@@ -13,6 +13,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 use crate::listener::ListenError;
 use crate::server::{ServeError, Server};
 use crate::settings::{Settings, Socket};
@@ -27,13 +31,11 @@ use public::{Public, PublicError};
 /// Exit codes: 0 after an orderly end; 1 when the world is in the way (address taken, app root unreadable); 2 for
 /// unusable words or variables.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // The worker's own words only: of what a client does wrong, the libraries below write a line each time.
+    let own = Targets::new().with_target(env!("CARGO_CRATE_NAME"), tracing::Level::WARN);
+    let stderr = tracing_subscriber::fmt().with_writer(|| Stderr).with_target(false).without_time().finish();
     // Somebody else may have installed one already, which is as good.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(|| Stderr)
-        .with_max_level(tracing::Level::WARN)
-        .with_target(false)
-        .without_time()
-        .try_init();
+    let _ = stderr.with(own).try_init();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
