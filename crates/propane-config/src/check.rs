@@ -151,7 +151,8 @@ impl Settings<'_, '_> {
             self.shared_state(),
         ];
         let found = found.into_iter().flatten();
-        found.chain(self.unix_socket()).chain(self.descriptor_thresholds()).collect()
+        let found = found.chain(self.unix_socket()).chain(self.descriptor_thresholds());
+        found.chain(["cluster.name", "cluster.nodeID"].into_iter().filter_map(|key| self.header_text(key))).collect()
     }
 
     /// What a UNIX socket, which has one listener and no port, does not go with.
@@ -232,6 +233,17 @@ impl Settings<'_, '_> {
         let message = "cluster.emitHeaders has no effect without a cluster";
         let problem = Problem::warning(Code::HeadersWithoutCluster, message).suggest("set cluster.enabled = YES");
         self.between(problem, ("cluster.emitHeaders", ""), &[("cluster.enabled", "no cluster")])
+    }
+
+    /// Text that stands in headers, which a line break would end. Workers of this program do not start with it.
+    fn header_text(&self, key: &'static str) -> Option<Problem> {
+        if !self.stack.text(key).contains(char::is_control) {
+            return None;
+        }
+        let message = format!("{key} holds a line break or another control character, which no header can");
+        let is_embedded = matches!(self.choice, WorkerChoice::Embedded);
+        let problem = if is_embedded { Problem::error } else { Problem::warning }(Code::HeaderText, message);
+        self.between(problem, (key, ""), &[])
     }
 
     /// A command that asks for a descriptor under a strategy that has none.

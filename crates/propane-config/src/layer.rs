@@ -132,8 +132,10 @@ impl Layer {
         for entry in entries {
             if GROUPS.contains(&&*entry.key) {
                 layer.add_group(entry, source, findings, &mut unknown);
-            } else if let Some(setting) = names::setting_of(&entry.key) {
+            } else if let Some(setting) = names::setting_at_top(&entry.key) {
                 layer.add_node(setting, &entry.value, source, findings);
+            } else if names::instead_of(&entry.key).is_some() {
+                unknown.push(Unknown { group: None, entry, meant: None });
             } else {
                 apps_own += 1;
                 let meant = (apps_own <= MAX_COMPARED_KEYS).then(|| names::key_meant_at_top(&entry.key)).flatten();
@@ -226,9 +228,10 @@ impl Unknown<'_> {
         let problem = Problem::warning(Code::UnknownKey, format!("{key} is no setting and changes nothing"))
             .key(key)
             .at(Place::in_file(source, self.entry.key_span));
-        match meant {
-            Some(meant) => problem.also(meant).suggest(names::did_you_mean(meant)),
-            None => problem,
+        match (meant, names::instead_of(&self.entry.key)) {
+            (Some(meant), _) => problem.also(meant).suggest(names::did_you_mean(meant)),
+            (None, Some(instead)) => problem.suggest(instead),
+            (None, None) => problem,
         }
     }
 }

@@ -24,6 +24,28 @@ pub(crate) fn setting_of(key: &str) -> Option<&'static Setting> {
     BY_KEY.get(key).copied()
 }
 
+/// The row of a key of the top level. A key with a dot in it is one of the app's own there, as it is to workers.
+pub(crate) fn setting_at_top(key: &str) -> Option<&'static Setting> {
+    setting_of(key).filter(|setting| setting.group().is_none())
+}
+
+/// The option that has this name, which no property list sets.
+pub(crate) fn option_of(name: &str) -> Option<&'static Setting> {
+    OPTIONS.iter().find(|option| option.key == name)
+}
+
+/// What to do instead of writing a key that changes nothing where it stands: an option, whose name no app has by chance,
+/// or the way to a setting in one word.
+pub(crate) fn instead_of(name: &str) -> Option<String> {
+    let is_ours = |option: &&Setting| option.key.contains(|letter: char| letter.is_ascii_uppercase());
+    let in_group = || setting_of(name).and_then(|setting| Some((setting.group()?, setting.name())));
+    match option_of(name).filter(is_ours) {
+        Some(Setting { flag: Some(flag), .. }) => Some(format!("set it with --{flag}")),
+        Some(Setting { variable: Some(variable), .. }) => Some(format!("set it with {variable}")),
+        _ => in_group().map(|(group, name)| format!("write {group} = {{ {name} = …; }};")),
+    }
+}
+
 /// The nearest of `names`, if it is near enough to be a slip.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     nearest_within(MOST_SLIPS, name, names)

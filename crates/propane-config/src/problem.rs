@@ -149,6 +149,8 @@ codes! {
     ReloadGap = "reload-gap",
     /// Cluster headers without a cluster.
     HeadersWithoutCluster = "headers-without-cluster",
+    /// Text that stands in headers and cannot.
+    HeaderText = "header-text",
 }
 
 impl Code {

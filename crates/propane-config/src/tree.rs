@@ -5,6 +5,7 @@
 
 use crate::document::{Content, Entry, Node};
 use crate::embedded::holds_secret;
+use crate::names;
 use crate::openstep;
 use crate::origin::Origin;
 use crate::resolve::{Override, ResolvedSetting};
@@ -62,10 +63,12 @@ pub fn tree_to_json(value: &plist::Value) -> serde_json::Value {
 pub(crate) fn app_settings(files: &[File<'_>]) -> Vec<ResolvedSetting> {
     let mut out = Vec::new();
     let layers: Vec<_> = files.iter().map(|(entries, source)| (*entries, *source)).collect();
-    let is_apps = |key: &str| !GROUPS.contains(&key) && crate::names::setting_of(key).is_none();
+    let is_apps = |key: &str| !GROUPS.contains(&key) && names::setting_at_top(key).is_none();
     each_key(&layers, |key, held| {
         if is_apps(key) {
-            flatten(&segment(key), is_secret_key(key), held, &mut out);
+            // One that is called like an option is another thing, and must not pass for it.
+            let name = if names::option_of(key).is_some() { openstep::always_quoted(key) } else { segment(key) };
+            flatten(&name, is_secret_key(key), held, &mut out);
         }
     });
     out

@@ -73,6 +73,13 @@ fn every_kind_of_mistake_is_told_once_and_at_its_place() {
         ("{ cluster = { port = 2; }; }", &["app 1:15 unknown-key"]),
         ("{ port = 1; host = a; port = 2; }", &["app 1:3 duplicate-key"]),
         ("{ port = ; }", &["app 1:10 type"]),
+        (
+            "{ cluster = { name = \"a\\nX: b\"; nodeID = \"\\U001b\"; }; }",
+            &["app 1:22 header-text", "app 1:42 header-text"],
+        ),
+        ("{ pidFile = a; environment = b; lifecycleLog = c; }", &["app 1:3 unknown-key", "app 1:33 unknown-key"]),
+        ("{ \"cluster.enabled\" = YES; }", &["app 1:3 unknown-key"]),
+        ("{ propaneAccessories = { noRespawn = YES; }; }", &["app 1:26 unknown-key"]),
         ("{ Port = 1; CLUSTER = { enabled = YES; }; Prot = 1; }", &["app 1:3 unknown-key", "app 1:13 unknown-key"]),
         ("{ name = ; }", &["app 1:10 empty-value"]),
         ("port = 1;", &["app 1:1 braceless"]),

@@ -117,6 +117,16 @@ fn dictionaries_merge_by_key_and_lists_are_replaced() {
     assert_eq!(resolution.setting("database.port").unwrap().overrides[0].value, Value::Text("1".into()));
 }
 
+/// Neither is the other, and a saved document holds each key once.
+#[test]
+fn a_key_of_the_apps_own_does_not_pass_for_an_option_or_a_setting() {
+    let resolution = App::new("{ environment = staging; \"cluster.enabled\" = YES; }").load();
+    assert_eq!(origin(&resolution, "environment"), "built-in default");
+    assert_eq!(origin(&resolution, "\"environment\""), "config/app.plist:1:17");
+    assert_eq!(origin(&resolution, "cluster.enabled"), "built-in default");
+    assert_eq!(origin(&resolution, "\"cluster.enabled\""), "config/app.plist:1:46");
+}
+
 #[test]
 fn text_becomes_the_type_of_its_setting_or_is_an_error() {
     for (text, on) in
