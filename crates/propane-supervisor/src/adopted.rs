@@ -43,6 +43,7 @@ impl Adopted {
     }
 }
 
-fn children() -> Vec<i32> {
+/// All children of this process, workers too.
+pub(crate) fn children() -> Vec<i32> {
     procinfo::children(std::process::id().cast_signed())
 }

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use propane_core::{ExitStatus, Generation, Role, Signal, SpawnError, WorkerId};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
+use crate::adopted;
 use crate::lifecycle::WorkerFacts;
 use crate::notify::NotifySocket;
 use crate::plan::{Invocation, Plan};
@@ -206,6 +207,15 @@ impl Children {
             self.lingering.insert(worker);
         }
         Some((status, group_alive))
+    }
+
+    /// Who lives on, was started after a dead child was, and is this manager's child now without being a worker: what it has
+    /// left behind.
+    pub(crate) fn left_behind_by(&self, worker: WorkerId) -> Vec<i32> {
+        let Some(dead) = self.by_id.get(&worker).and_then(Child::id) else { return Vec::new() };
+        let strays = adopted::children().into_iter().filter(|pid| !self.by_pid.contains_key(pid));
+        let younger = strays.filter_map(procinfo::identify).filter(|stray| stray.start_time >= dead.start_time);
+        younger.filter(|stray| procinfo::is_alive(*stray)).map(|stray| stray.pid).collect()
     }
 
     /// Closes what the dead have left open: not while somebody waits for their successors.

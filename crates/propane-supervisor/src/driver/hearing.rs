@@ -72,6 +72,7 @@ impl Driver {
         }
         if let Some((status, group_alive)) = self.children.reap(worker) {
             self.bury(worker);
+            self.tell_of_background(worker, status);
             self.inbox.push_back(Event::Exited { worker, status, group_alive });
         }
     }

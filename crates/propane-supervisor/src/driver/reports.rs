@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use propane_core::{Event, Generation, Proof, Report, WorkerId};
+use propane_core::{Event, ExitStatus, Generation, Proof, Report, WorkerId};
 
 use crate::children::Child;
 use crate::collision::{self, Dead};
 use crate::lifecycle::WorkerFacts;
 use crate::neglect::{self, Misplaced};
+use crate::procinfo;
 
 use super::Driver;
 
@@ -75,6 +76,24 @@ impl Driver {
                 "{} is gone, and nobody can connect any more: a worker that leaves must not remove it (gunicorn: leave \
                  --bind out of workerCommand, it takes the socket by LISTEN_FDS); restart propane to make it anew",
                 path.display()
+            );
+        }
+    }
+
+    /// Tells once of a worker that has put its server into the background: each respawn leaves one more behind.
+    pub(super) fn tell_of_background(&mut self, worker: WorkerId, status: ExitStatus) {
+        let serves_http = self.children.get(worker).is_some_and(Child::serves_http);
+        if self.background_told || !serves_http || !self.core.wants(worker) || status != ExitStatus::Code(0) {
+            return;
+        }
+        let left = self.children.left_behind_by(worker);
+        if let Some(first) = left.first() {
+            self.background_told = true;
+            tracing::warn!(
+                "worker pid={} has ended by itself, and has left pid {first} ({}) behind; if that is the server, it must \
+                 stay in the foreground (without --daemon; nginx with \"daemon off;\"; a start script with exec)",
+                self.children.facts(worker).pid,
+                procinfo::name(*first)
             );
         }
     }

@@ -172,6 +172,18 @@ fn copies_that_collide_on_the_port_are_told_how_to_share_it() {
 }
 
 #[test]
+fn a_worker_that_goes_into_the_background_is_told_of() {
+    let app = App::new("propaneAccessories = { workerCount = 1; respawnDelayMs = 20; };");
+    app.script("start", "#!/bin/sh\nsetsid sleep 1012 &\n");
+    let manager = app.start(&["--worker-cmd", "./start {fd}"]);
+    let told = manager.wait_for_diagnostic("stay in the foreground");
+    let left = told.split_once("has left pid ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    manager.wait_for_nth("event=worker_exited", 3);
+    manager.stop();
+    wait_gone(left);
+}
+
+#[test]
 fn a_reader_that_does_not_read_stalls_nothing() {
     let app = App::new("propaneAccessories = { workerCount = 1; reloadOverlapSeconds = 0; };");
     let mut command = app.command(&[]);
