@@ -73,11 +73,24 @@ fn nearest_within<'a>(most: usize, name: &str, names: impl IntoIterator<Item = &
 /// What was probably meant by an unknown key of a closed group: the same name in another place, or a similar one here.
 /// It is certainly a mistake, so more letters may differ than elsewhere.
 pub(crate) fn key_meant_in_group(group: &str, name: &str) -> Option<&'static str> {
-    elsewhere(name).or_else(|| {
-        let here = SETTINGS.iter().filter(|setting| setting.group() == Some(group));
-        let meant = nearest_within(name.len() / 4, name, here.map(Setting::name))?;
-        SETTINGS.iter().find(|setting| setting.group() == Some(group) && setting.name() == meant).map(|meant| meant.key)
-    })
+    let here = || SETTINGS.iter().filter(|setting| setting.group() == Some(group));
+    let near = || {
+        let meant = nearest_within(name.len() / 4, name, here().map(Setting::name))?;
+        here().find(|setting| setting.name() == meant)
+    };
+    let said_otherwise = |setting: &&Setting| {
+        let words = |name| format!("{PREFIX}{}", screaming(name));
+        shares_words(&words(name), &words(setting.name())) || is_start_of(name, setting.name())
+    };
+    let alike = || here().find(said_otherwise);
+    elsewhere(name).or_else(|| near().or_else(alike).map(|setting| setting.key))
+}
+
+/// Whether a name lacks only its last words, mostly a unit: `gracefulShutdown`.
+fn is_start_of(name: &str, key: &str) -> bool {
+    const LONG_ENOUGH: usize = 8;
+    let rest = key.strip_prefix(name).filter(|_| name.len() >= LONG_ENOUGH);
+    rest.is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_uppercase()))
 }
 
 /// What was probably meant by an unknown key of the top level, where apps keep keys of their own.
@@ -194,4 +207,27 @@ pub(crate) fn is_service_link(name: &str, value: &str) -> bool {
 
 pub(crate) fn is_service_address(value: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_in_a_group_is_guessed_by_letters_and_by_words() {
+        for (group, name, meant) in [
+            ("propaneAccessories", "wokerCount", Some("propaneAccessories.workerCount")),
+            ("propaneAccessories", "gracefulShutdown", Some("propaneAccessories.gracefulShutdownSeconds")),
+            ("propaneAccessories", "jobWorkerRespawnDelay", Some("propaneAccessories.jobWorkerRespawnDelayMs")),
+            ("propaneAccessories", "worker_count", Some("propaneAccessories.workerCount")),
+            ("runtimeLimits", "maxHTTPSessions", Some("runtimeLimits.maxConcurrentHTTPSessions")),
+            ("cluster", "node_id", Some("cluster.nodeID")),
+            ("cluster", "port", Some("port")),
+            ("propaneAccessories", "worker", None),
+            ("propaneAccessories", "timeout", None),
+            ("cluster", "size", None),
+        ] {
+            assert_eq!(key_meant_in_group(group, name), meant, "{name}");
+        }
+    }
 }
