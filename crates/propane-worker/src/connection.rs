@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -32,6 +32,10 @@ const GATHERED_BYTES: usize = 2048;
 /// How much is kept for whoever gets the connection after a request that asks for another protocol.
 const UNDECIDED_BYTES: usize = 16 * 1024;
 
+/// How much is written before the other connections have their turn: who takes an answer as fast as it is given would
+/// keep the thread for as long as it lasts.
+const TURN_BYTES: usize = 1024 * 1024;
+
 /// Since when the worker is draining, or `None` while it accepts connections.
 ///
 /// Every open connection holds a receiver, so that the sender also learns when the last one has gone.
@@ -52,6 +56,7 @@ pub(crate) struct ClientStream {
     ended: bool,
     refuse: Refuse,
     closing: Closing,
+    turn: Turn,
     /// Who may use it besides whom it is switched to.
     driver: Option<task::Id>,
     /// Kept as long as the bytes flow, also where an upgrade has handed them to the app.
@@ -92,6 +97,27 @@ impl Closing {
             return Poll::Ready(Ok(()));
         }
         linger.as_mut().poll(cx).map(Ok)
+    }
+}
+
+/// What has been written since the other connections had theirs.
+#[derive(Default)]
+struct Turn {
+    written: usize,
+}
+
+impl Turn {
+    fn wrote(&mut self, bytes: usize) {
+        self.written = self.written.saturating_add(bytes);
+    }
+
+    /// Ready unless others are to have their turn first, who are those that the sockets have something for.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.written < TURN_BYTES {
+            return Poll::Ready(());
+        }
+        self.written = 0;
+        pin!(task::yield_now()).poll(cx)
     }
 }
 
@@ -148,6 +174,7 @@ impl ClientStream {
             ended: false,
             refuse,
             closing: Closing::default(),
+            turn: Turn::default(),
             driver: None,
             lease: Some(lease),
         }
@@ -301,10 +328,14 @@ impl ClientStream {
         Err(io::Error::new(io::ErrorKind::NotConnected, "the connection was not switched to another protocol"))
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
+    fn note(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.activity.write_blocked(),
-            Poll::Ready(written) => self.activity.wrote(*written.as_ref().unwrap_or(&0)),
+            Poll::Ready(written) => {
+                let bytes = *written.as_ref().unwrap_or(&0);
+                self.turn.wrote(bytes);
+                self.activity.wrote(bytes);
+            }
         }
     }
 }
@@ -366,6 +397,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check_user()?;
+        ready!(self.turn.poll(cx));
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(&written);
         written
@@ -377,6 +409,7 @@ impl AsyncWrite for ClientStream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check_user()?;
+        ready!(self.turn.poll(cx));
         let written = poll_write_all_of(&mut self.stream, cx, bufs);
         self.note(&written);
         written
@@ -425,5 +458,22 @@ pub(crate) async fn close(mut stream: ClientStream, refusal: Option<Refusal>) {
     // Only a peer that takes no bytes could keep it longer than its own close does.
     if let Ok(Err(error)) = timeout(2 * LINGERING_CLOSE, stream.shutdown()).await {
         tracing::debug!("a connection went away before it was told why: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_with_a_megabyte_and_the_next_begins() {
+        let mut turn = Turn::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        for (written, goes_on) in [(TURN_BYTES - 1, true), (1, false), (1, true), (usize::MAX, false), (0, true)] {
+            turn.wrote(written);
+            assert_eq!(turn.poll(&mut cx).is_ready(), goes_on, "after {written} more");
+        }
     }
 }
