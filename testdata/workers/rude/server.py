@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n"
+HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: {}\r\nX-Pid: " + str(os.getpid()) + "\r\n\r\n"
 BODY = b"hello from rude\n"
 
 

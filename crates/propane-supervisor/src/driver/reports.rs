@@ -18,7 +18,10 @@ impl Driver {
         self.loader.hear(report);
         self.journal.report(report, |worker| self.children.facts(worker));
         match report {
-            Report::WorkerReady { worker, proof, .. } => self.watch_for_neglect(*worker, *proof),
+            Report::WorkerReady { worker, proof, .. } => {
+                self.watch_for_neglect(*worker, *proof);
+                self.retirement.joined(self.now());
+            }
             Report::WorkerBootTimedOut { worker, .. } => self.tell_of_place(*worker),
             Report::WorkerStopRequested { worker, .. } => self.neglect.forget(*worker),
             _ => {}

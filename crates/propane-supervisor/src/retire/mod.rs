@@ -228,6 +228,13 @@ impl Retirement {
         self.next_look = Some(now);
     }
 
+    /// A worker serves from now on: it is to be given connections although somebody who was told to leave takes his time.
+    pub(crate) fn joined(&mut self, now: Time) {
+        if !self.leaving.is_empty() {
+            self.next_look = Some(now);
+        }
+    }
+
     /// A worker was told to leave.
     pub(crate) fn told(&mut self, now: Time, worker: WorkerId) {
         if let Some(leaving) = self.leaving.get_mut(&worker) {

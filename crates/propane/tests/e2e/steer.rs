@@ -3,7 +3,8 @@
 //! The worker is `testdata/workers/rude`: it closes and exits on TERM, whatever waits for it.
 
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -81,6 +82,34 @@ fn who_goes_on_listening_for_a_worker_that_has_left_is_given_nobody() {
         for _ in 0..20 {
             assert_eq!(manager.get("/").0, 200, "{child}\n{}", manager.log());
         }
+        manager.signal(Signal::SIGQUIT);
+    }
+}
+
+/// Which worker answers.
+fn who_answers(address: SocketAddr) -> i32 {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().find_map(|line| line.strip_prefix("X-Pid: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn who_joins_while_somebody_takes_his_time_to_leave_is_given_connections() {
+    if has("python3") {
+        let app = rude("steer", 2, "workerCount = 2; gracefulShutdownSeconds = 600;");
+        let mut command = app.command(&[]);
+        command.env("RUDE_DEAF", "1");
+        let manager = Manager::spawn(command, app.address);
+        manager.wait_for("event=manager_ready");
+        manager.signal(Signal::SIGTTOU);
+        let leaves = pid_in(&manager.wait_for("event=http_worker_stop_requested"));
+        manager.signal(Signal::SIGTTIN);
+        let joins = pid_in(&manager.wait_for_nth("event=worker_ready", 3));
+        eventually("an answer of the new one", || (who_answers(app.address) == joins).then_some(()));
+        assert!(is_alive(leaves), "it takes its time");
         manager.signal(Signal::SIGQUIT);
     }
 }
