@@ -78,12 +78,11 @@ fn assigned(text: &[u8]) -> Vec<Range<usize>> {
     let mut at = 0;
     while at < text.len() {
         let length = text[at..].iter().take_while(|byte| is_of_name(**byte)).count();
-        if length > 0 {
-            values.extend(start_of_value(text, at..at + length).map(|start| value_at(text, start)));
-        }
-        at += length.max(1);
+        let value = start_of_value(text, at..at + length).map(|start| value_at(text, start));
+        // What is named within a value is hidden with it.
+        at = value.as_ref().map_or(at + length.max(1), |value| value.end);
+        values.extend(value.filter(|value| !value.is_empty()));
     }
-    values.retain(|value| !value.is_empty());
     values
 }
 
@@ -93,27 +92,35 @@ fn is_of_name(byte: u8) -> bool {
 
 /// Where the value of a name starts, if that is a secret one.
 fn start_of_value(text: &[u8], name: Range<usize>) -> Option<usize> {
-    let word = str::from_utf8(&text[name.clone()]).ok()?;
-    let bare = word.trim_start_matches('-');
-    let spaces = |at: usize| text[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    let next_word = |at: usize| Some(at + spaces(at)).filter(|start| *start > at);
-    if bare.eq_ignore_ascii_case("bearer") {
-        return next_word(name.end);
+    let word = &text[name.clone()];
+    if word.eq_ignore_ascii_case(b"bearer") {
+        return next_word(text, name.end);
     }
-    if bare.is_empty() || !is_secret_key(bare) {
-        return None;
-    }
+    // Most words are followed by nothing of the kind, which costs least to see.
+    let start = behind_sign(text, &name)?;
+    let bare = str::from_utf8(word).ok()?.trim_start_matches('-');
+    (!bare.is_empty() && is_secret_key(bare)).then_some(start)
+}
+
+/// Where a value starts if the name is given one.
+fn behind_sign(text: &[u8], name: &Range<usize>) -> Option<usize> {
     let quotes = text[name.end..].iter().take_while(|byte| is_quote(**byte)).count();
     let sign = name.end + quotes;
     match text.get(sign)? {
         b'=' => Some(sign + 1),
         // A scheme's colon is no sign: what follows is a URL.
-        b':' if !text[sign..].starts_with(b"://") => Some(sign + 1 + spaces(sign + 1)),
-        byte if byte.is_ascii_whitespace() && quotes == 0 && word.starts_with("--") => {
-            next_word(sign).filter(|start| text.get(*start) != Some(&b'-'))
+        b':' if !text[sign..].starts_with(b"://") => Some(next_word(text, sign + 1).unwrap_or(sign + 1)),
+        byte if byte.is_ascii_whitespace() && quotes == 0 && text[name.start..].starts_with(b"--") => {
+            next_word(text, sign).filter(|start| text.get(*start) != Some(&b'-'))
         }
         _ => None,
     }
+}
+
+/// Where the spaces end that start there.
+fn next_word(text: &[u8], at: usize) -> Option<usize> {
+    let spaces = text[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    (spaces > 0).then_some(at + spaces)
 }
 
 /// The value that starts there, without its quotes.

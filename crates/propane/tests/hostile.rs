@@ -65,6 +65,7 @@ fn one_clear_error() {
             "this quoted text is never closed",
         ),
         ("URLs that never end", [b"\"".as_slice(), &b"://a:b/".repeat(100_000)].concat(), "never closed"),
+        ("secrets in secrets", [b"\"".as_slice(), &b"token=".repeat(600_000)].concat(), "never closed"),
         ("braces without end", [b"{ secret = ".as_slice(), &b"\" \n".repeat(1 << 18)].concat(), ""),
     ];
     for (what, bytes, message) in table {
