@@ -53,8 +53,13 @@ impl Sink {
             .create(true)
             .mode(0o644)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
-        Ok(Self::of(Target::File(file)))
+            .open(path);
+        match file {
+            Ok(file) => Ok(Self::of(Target::File(file))),
+            // `open(2)`: which would read "No such device or address".
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Err(io::Error::other("nobody reads that FIFO")),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes `line`, which ends with a newline, with one write(2), or drops it. Returns the reason when trouble begins

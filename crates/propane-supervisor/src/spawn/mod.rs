@@ -99,7 +99,17 @@ impl fmt::Display for Failure {
             Step::ParentDeath => "it cannot be tied to the manager",
             Step::Exec => "it cannot be executed",
         };
-        write!(f, "{what}: {}", self.error)
+        // The program itself was found before.
+        let hint = match (self.step, self.error.raw_os_error()) {
+            (Step::Exec, Some(libc::ENOENT)) => {
+                " (the interpreter that its first line names, or its loader, is missing)"
+            }
+            (Step::Exec, Some(libc::ENOEXEC)) => {
+                " (neither a program for this machine nor a script with a first line such as #!/bin/sh)"
+            }
+            _ => "",
+        };
+        write!(f, "{what}: {}{hint}", self.error)
     }
 }
 

@@ -41,6 +41,19 @@ fn troubles_of_the_world_exit_1() {
     refused(&app, &["--host", "192.0.2.1"], 1, "192.0.2.1");
     refused(&app, &["--worker-cmd", "no-such-program"], 1, "no-such-program is not found in PATH");
     refused(&app, &["--worker-cmd", "./public/index.html"], 1, "is not an executable file");
+    nix::unistd::mkfifo(&app.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let unread = app.command(&[]).env("ARLEN_PROPANE_LIFECYCLE_LOG", app.path("fifo")).output().unwrap();
+    assert_eq!(unread.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unread.stderr).contains("nobody reads that FIFO"), "{unread:?}");
+    app.script("ported", "#!/no/such/interpreter\r\n");
+    refused(
+        &app,
+        &["--worker-cmd", "./ported"],
+        1,
+        "the interpreter that its first line names, or its loader, is missing",
+    );
+    app.script("bare", "exec sleep 1000\n");
+    refused(&app, &["--worker-cmd", "./bare"], 1, "nor a script with a first line such as #!/bin/sh");
     if !nix::unistd::Uid::effective().is_root() {
         refused(&app, &["--run-as-user", "root"], 1, "root");
     }
