@@ -103,6 +103,8 @@ pub(crate) struct Retirement {
     holders: BTreeMap<u64, Holder>,
     leaving: BTreeMap<WorkerId, Leaving>,
     next_look: Option<Time>,
+    /// When the last look is rested from.
+    rested_at: Time,
     /// When to find out whether anything of this is possible, until it is known.
     next_probe: Option<Time>,
     probing_since: Option<Time>,
@@ -120,6 +122,7 @@ impl Retirement {
             holders: BTreeMap::new(),
             leaving: BTreeMap::new(),
             next_look: None,
+            rested_at: Time::default(),
             next_probe: Some(Time::default()),
             probing_since: None,
             joining: 0,
@@ -231,7 +234,7 @@ impl Retirement {
     /// A worker serves from now on: it is to be given connections although somebody who was told to leave takes his time.
     pub(crate) fn joined(&mut self, now: Time) {
         if !self.leaving.is_empty() {
-            self.next_look = Some(now);
+            self.next_look.get_or_insert(now.max(self.rested_at));
         }
     }
 
@@ -301,6 +304,7 @@ impl Retirement {
 
     /// A look that began then is over: the next one has its time, because looking takes some as well.
     pub(crate) fn rest(&mut self, began: Time, ended: Time) {
-        self.next_look = self.next_look.map(|at| at.max(rested(began, ended)));
+        self.rested_at = rested(began, ended);
+        self.next_look = self.next_look.map(|at| at.max(self.rested_at));
     }
 }
