@@ -17,9 +17,11 @@ const DEBIAN: [&str; 10] = [
     "uwsgi-plugin-python3",
     "puma",
     "libmojolicious-perl",
-    "nodejs",
-    "npm",
+    "python3",
+    "python3-venv",
 ];
+/// Debian's node. Another one brings an npm of its own, beside which Debian's cannot be installed.
+const DEBIAN_NODE: [&str; 2] = ["nodejs", "npm"];
 const PYTHON: [&str; 2] = ["gunicorn", "circus"];
 const NODE: [&str; 1] = ["pm2"];
 /// Says that no service may be started by an installation (`invoke-rc.d(8)`).
@@ -34,7 +36,7 @@ pub(super) fn directories(target: &Path) -> [PathBuf; 2] {
 /// Installs what it can, and says what it cannot: what is missing is skipped later.
 pub(super) fn install(target: &Path) {
     let peers = target.join("bench-peers");
-    for (what, installed) in [("Debian's", debian()), ("Python's", python(&peers)), ("node's", node(&peers))] {
+    for (what, installed) in [("Debian's", debian(&DEBIAN)), ("Python's", python(&peers)), ("node's", node(&peers))] {
         if let Err(error) = installed {
             eprintln!("bench: {what} packages were not installed: {error}");
         }
@@ -47,15 +49,15 @@ fn run(command: &mut Command) -> Outcome<()> {
     if status.success() { Ok(()) } else { Err(status.to_string().into()) }
 }
 
-fn debian() -> Outcome<()> {
+fn debian(packages: &[&str]) -> Outcome<()> {
     if !Uid::effective().is_root() {
         return Err("only root can".into());
     }
     run(Command::new("apt-get").arg("update"))?;
     without_services(|| {
         let mut install = Command::new("apt-get");
-        install.args(["install", "--yes", "--no-install-recommends"]).args(DEBIAN);
-        run(install.args(["python3", "python3-venv"]).env("DEBIAN_FRONTEND", "noninteractive"))
+        install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        run(install.env("DEBIAN_FRONTEND", "noninteractive"))
     })
 }
 
@@ -79,6 +81,9 @@ fn python(peers: &Path) -> Outcome<()> {
 }
 
 fn node(peers: &Path) -> Outcome<()> {
+    if Command::new("npm").arg("--version").output().is_err() {
+        debian(&DEBIAN_NODE)?;
+    }
     let directory = peers.join("npm");
     fs::create_dir_all(&directory)?;
     run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(directory).args(NODE))
