@@ -308,3 +308,32 @@ impl Retirement {
         self.next_look = self.next_look.map(|at| at.max(self.rested_at));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn who_joins_is_looked_at_soon_and_a_crowd_at_the_rate_of_looks() {
+        let worker = WorkerId(1);
+        let mut retirement = Retirement::new(1, Clock::start());
+        retirement.joined(at(1));
+        assert_eq!(retirement.next_look(), None, "nobody leaves");
+        retirement.turn_away(at(2), worker);
+        retirement.told(at(3), worker);
+        // A look from 10 to 12 ms has shown that there is nobody to wait for.
+        retirement.next_look = None;
+        retirement.rest(at(10), at(12));
+        for now in [at(13), at(14)] {
+            retirement.joined(now);
+            assert_eq!(retirement.next_look(), Some(at(20)), "after a rest of four times the look");
+        }
+        retirement.next_look = None;
+        retirement.joined(at(30));
+        assert_eq!(retirement.next_look(), Some(at(30)));
+    }
+}

@@ -86,6 +86,15 @@ fn who_goes_on_listening_for_a_worker_that_has_left_is_given_nobody() {
     }
 }
 
+/// A manager that is ready, whose workers have this variable.
+fn start_with(app: &App, variable: &str, value: &str) -> Manager {
+    let mut command = app.command(&[]);
+    command.env(variable, value);
+    let manager = Manager::spawn(command, app.address);
+    manager.wait_for("event=manager_ready");
+    manager
+}
+
 /// Which worker answers.
 fn who_answers(address: SocketAddr) -> i32 {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -100,10 +109,7 @@ fn who_answers(address: SocketAddr) -> i32 {
 fn who_joins_while_somebody_takes_his_time_to_leave_is_given_connections() {
     if has("python3") {
         let app = rude("steer", 2, "workerCount = 2; gracefulShutdownSeconds = 600;");
-        let mut command = app.command(&[]);
-        command.env("RUDE_DEAF", "1");
-        let manager = Manager::spawn(command, app.address);
-        manager.wait_for("event=manager_ready");
+        let manager = start_with(&app, "RUDE_DEAF", "1");
         manager.signal(Signal::SIGTTOU);
         let leaves = pid_in(&manager.wait_for("event=http_worker_stop_requested"));
         manager.signal(Signal::SIGTTIN);
@@ -149,10 +155,7 @@ fn an_address_of_ipv6_is_steered_as_well() {
 fn every_listener_of_a_worker_is_steered() {
     if has("python3") {
         let app = rude("steer", 2, "workerCount = 2;");
-        let mut command = app.command(&[]);
-        command.env("RUDE_ALSO", "::1");
-        let manager = Manager::spawn(command, app.address);
-        manager.wait_for("event=manager_ready");
+        let manager = start_with(&app, "RUDE_ALSO", "::1");
         let also = SocketAddr::from((Ipv6Addr::LOCALHOST, app.address.port()));
         let load = Load::start(also, 4, Mode::NewConnections);
         let report = reload_under_load(&manager, app.address, Mode::NewConnections, reloads());
@@ -350,10 +353,7 @@ fn a_program_that_is_left_over_closes_nothing() {
     if has("python3") {
         // A request that takes long holds the drain, and so the program, in place.
         let app = rude("steer", 3_000, "workerCount = 3;");
-        let mut command = app.command(&[]);
-        command.env("RUDE_OUTLIVES", "1");
-        let manager = Manager::spawn(command, app.address);
-        manager.wait_for("event=manager_ready");
+        let manager = start_with(&app, "RUDE_OUTLIVES", "1");
         let old = manager.children();
         let asked: Vec<_> = (0..24)
             .map(|_| {
